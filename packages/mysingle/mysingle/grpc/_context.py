@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
@@ -12,7 +13,7 @@ import grpc.aio
 from mysingle.core.context import RequestContext
 from mysingle.grpc._errors import Metadata
 from mysingle.grpc._method import Method
-from mysingle.grpc._outcome import Outcome
+from mysingle.grpc._outcome import OK, Outcome
 
 __all__ = ["Aborted", "CallContext", "Transport"]
 
@@ -54,6 +55,11 @@ class Aborted(grpc.aio.AbortError):
         self.outcome = outcome
 
 
+def _peer_gone(error: Exception) -> BaseException:
+    """A failed read or write means that the call is over, which is no error of the servicer."""
+    return error if isinstance(error, grpc.aio.UsageError) else asyncio.CancelledError(str(error))
+
+
 class CallContext(grpc.aio.ServicerContext[Any, Any]):
     """One call on its way through the chain.
 
@@ -64,6 +70,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         method: Which method is called.
         request_context: Identity, correlation and deadline; loggers and clients inside the
             call read the same object through `mysingle.core.context`.
+        is_cancelled: Whether the caller went away or its deadline passed.
         request: The request message once it was parsed; None before, and for request streams.
         started: `time.perf_counter()` when the call came in.
     """
@@ -82,6 +89,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         "_own_trailing",
         "_trailing",
         "_transport",
+        "is_cancelled",
         "method",
         "request",
         "request_context",
@@ -97,6 +105,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
     ) -> None:
         self.method = method
         self.request: Any = None
+        self.is_cancelled = False
         self.request_context = RequestContext(method=method.full_name)
         self.started = time.perf_counter()
         self._transport = transport
@@ -160,7 +169,10 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
     async def read(self) -> Any:
         """The next request message, or `grpc.aio.EOF`."""
         self._raise_if_aborted()
-        raw = await self._transport.read()
+        try:
+            raw = await self._transport.read()
+        except grpc.aio.BaseError as error:
+            raise _peer_gone(error) from error
         if raw is grpc.aio.EOF:
             return raw
         if self._on_received is not None:
@@ -173,7 +185,10 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         raw = self._encode(message)
         if not self._initial_sent and self._initial:
             await self.send_initial_metadata(())
-        await self._transport.write(raw)
+        try:
+            await self._transport.write(raw)
+        except grpc.aio.BaseError as error:
+            raise _peer_gone(error) from error
         if self._on_sent is not None:
             self._on_sent()
 
@@ -193,6 +208,15 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
 
         An OK code is an error of the servicer and becomes `UNKNOWN`, as in grpcio.
         """
+        self.abort_now(code, details, trailing_metadata)
+
+    def abort_now(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        trailing_metadata: Any = (),
+    ) -> NoReturn:
+        """What `abort` does, for code that cannot await."""
         if self._aborted is not None:
             raise grpc.aio.UsageError("Abort already called!")
         if code is grpc.StatusCode.OK:
@@ -268,13 +292,62 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
-        return self._transport.cancelled()
+        return self.is_cancelled or self._transport.cancelled()
 
     def done(self) -> bool:
         """Whether the status was sent."""
         return self._transport.done()
 
     # -- For the composer -------------------------------------------------------------------
+
+    @property
+    def servicer_outcome(self) -> Outcome:
+        """How a servicer that returned wants the call to end."""
+        if self._aborted is not None:  # the servicer caught and dropped the exception of abort
+            return self._aborted
+        if self._code is None or self._code is grpc.StatusCode.OK:
+            return OK
+        return Outcome(self._code, self._details, self._trailing)
+
+    def use_codec(
+        self,
+        decode: Callable[[bytes], Any] | None,
+        encode: Callable[[Any], bytes] | None,
+    ) -> None:
+        """Parses and serializes the call's messages with these from now on."""
+        if decode is not None:
+            self._decode = decode
+        if encode is not None:
+            self._encode = encode
+
+    def received(self, raw: bytes) -> Any:
+        """Counts and parses the message of a unary request.
+
+        Raises:
+            GrpcError: `INVALID_ARGUMENT`; the bytes are no such message.
+        """
+        if self._on_received is not None:
+            self._on_received()
+        self.request = self._decode(raw)
+        return self.request
+
+    def answer(self, message: Any) -> bytes:
+        """Counts and serializes the message of a unary response."""
+        raw = self._encode(message)
+        if self._on_sent is not None:
+            self._on_sent()
+        return raw
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Puts the trailing metadata in place, or ends the call with an error status.
+
+        Raises:
+            grpc.aio.AbortError: The outcome is not OK; the engine expects it.
+        """
+        if outcome.code is not grpc.StatusCode.OK:
+            await self._transport.abort(outcome.code, outcome.message, self.all_trailing(outcome))
+        elif self._own_trailing or self._trailing:
+            self._transport.set_trailing_metadata(self.all_trailing(outcome))
 
     def _raise_if_aborted(self) -> None:
         if self._aborted is not None:

@@ -35,3 +35,6 @@ class Interceptor:
 
     def refused(self, call: CallContext, outcome: Outcome) -> None:
         """Runs instead of `before` and `after` when an earlier step refused the call."""
+
+    async def close(self) -> None:
+        """Runs once when the server has stopped: close what the step opened."""

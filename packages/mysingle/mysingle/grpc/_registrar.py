@@ -1,0 +1,84 @@
+"""What `register_servicers` is given in place of a server: it collects handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import grpc
+
+from mysingle.core.errors import ConfigError
+from mysingle.grpc._method import Method
+
+__all__ = ["Registrar"]
+
+
+class Registrar:
+    """Has the two methods that generated `add_…_to_server` functions call, and no others.
+
+    Attributes:
+        methods: Every method registered by name, with its handler.
+        generic: Handlers that decide at each call which methods they serve.
+    """
+
+    def __init__(self) -> None:
+        self.methods: dict[Method, grpc.RpcMethodHandler] = {}
+        self.generic: list[grpc.GenericRpcHandler] = []
+        self._services: dict[str, None] = {}
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Takes the methods of one service.
+
+        Raises:
+            ConfigError: A method cannot be served as it is; the text names it and says why.
+        """
+        self._services[service_name] = None
+        for name, handler in method_handlers.items():
+            method = Method.of(f"/{service_name}/{name}", handler)
+            _check_cached(method, handler)
+            self.methods[method] = handler
+
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+    ) -> None:
+        """Takes handlers that are asked at each call.
+
+        Generated code registers each service both ways; a service whose methods are known by
+        name is not taken a second time.
+        """
+        for handler in generic_rpc_handlers:
+            if isinstance(handler, grpc.ServiceRpcHandler):
+                self._services[handler.service_name()] = None
+            self.generic.append(handler)
+
+    @property
+    def service_names(self) -> list[str]:
+        """Services in the order they were registered."""
+        return list(self._services)
+
+    def __iter__(self) -> Iterator[tuple[Method, grpc.RpcMethodHandler]]:
+        return iter(self.methods.items())
+
+
+def _check_cached(method: Method, handler: grpc.RpcMethodHandler) -> None:
+    function = next(
+        f
+        for f in (
+            handler.unary_unary,
+            handler.unary_stream,
+            handler.stream_unary,
+            handler.stream_stream,
+        )
+        if f is not None
+    )
+    if not getattr(function, "__grpc_cached__", False):
+        return
+    if method.request_streaming or method.response_streaming:
+        raise ConfigError(f"{method.full_name} is a streaming method; @grpc_cached is for unary")
+    servicer = getattr(function, "__self__", None)
+    if servicer is not None and getattr(servicer, "_grpc_cache", None) is None:
+        raise ConfigError(
+            f"{type(servicer).__name__}.{method.name} is @grpc_cached, so its __init__ must set "
+            "self._grpc_cache = GrpcCache.from_settings(settings, service_name=...)"
+        )

@@ -1,0 +1,182 @@
+"""Plain `def` servicers: they run in a pool of threads and get a context that blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from mysingle.grpc._context import CallContext, MetadataIn
+from mysingle.grpc._errors import Metadata
+
+__all__ = ["SyncContext", "iterate_in_thread", "run_in_thread"]
+
+_DONE = object()
+
+
+class SyncContext(grpc.ServicerContext):
+    """The context that a plain `def` servicer gets: `grpc.ServicerContext` over a call."""
+
+    def __init__(self, call: CallContext, loop: asyncio.AbstractEventLoop) -> None:
+        self._call = call
+        self._loop = loop
+
+    def wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Runs `work` on the event loop and blocks this thread until it is done."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def is_active(self) -> bool:
+        """Whether the caller still waits."""
+        return not (self._call.cancelled() or self._call.done())
+
+    def cancel(self) -> None:
+        """Ends the call as cancelled."""
+        self._call.abort_now(grpc.StatusCode.CANCELLED, "Cancelled by the servicer")
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Calls `callback` when the call is over; False if it already is."""
+        if not self.is_active():
+            return False
+        self._loop.call_soon_threadsafe(
+            self._call.add_done_callback, lambda _context: callback()
+        )
+        return True
+
+    def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()
+    ) -> NoReturn:
+        """Ends the call with this status; never returns."""
+        self._call.abort_now(code, details, trailing_metadata)
+
+    def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """Ends the call with `status`; never returns."""
+        self._call.abort_now(status.code, status.details or "", status.trailing_metadata or ())
+
+    def send_initial_metadata(self, initial_metadata: MetadataIn) -> None:
+        """Sends the initial metadata now."""
+        self.wait_for(self._call.send_initial_metadata(initial_metadata))
+
+    def set_trailing_metadata(self, trailing_metadata: MetadataIn) -> None:
+        """Metadata to send with the status."""
+        self._call.set_trailing_metadata(trailing_metadata)
+
+    def trailing_metadata(self) -> Metadata:
+        """What `set_trailing_metadata` was given."""
+        return self._call.trailing_metadata()
+
+    def invocation_metadata(self) -> Any:
+        """What the caller sent, in its order."""
+        return self._call.invocation_metadata()
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status code to end with if the servicer returns."""
+        self._call.set_code(code)
+
+    def set_details(self, details: str) -> None:
+        """The status message to end with if the servicer returns."""
+        self._call.set_details(details)
+
+    def code(self) -> Any:
+        """What `set_code` was given."""
+        return self._call.code()
+
+    def details(self) -> str:
+        """What `set_details` was given."""
+        return self._call.details()
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Compresses the answers of this call so."""
+        self._call.set_compression(compression)
+
+    def disable_next_message_compression(self) -> None:
+        """Sends the next message uncompressed."""
+        self._call.disable_next_message_compression()
+
+    def peer(self) -> str:
+        """The peer's address."""
+        return self._call.peer()
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """The identities that the peer's certificate proves."""
+        return self._call.peer_identities()
+
+    def peer_identity_key(self) -> str | None:
+        """Which property of the certificate `peer_identities` holds."""
+        return self._call.peer_identity_key()
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Properties of the connection's security."""
+        return self._call.auth_context()
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller stops waiting."""
+        return self._call.time_remaining()
+
+
+class _BlockingRequests(Iterator[Any]):
+    """The request stream as a plain iterator, read from a thread of the pool."""
+
+    def __init__(self, call: CallContext, context: SyncContext) -> None:
+        self._call = call
+        self._context = context
+
+    def __next__(self) -> Any:
+        message = self._context.wait_for(self._call.read())
+        if message is grpc.aio.EOF:
+            raise StopIteration
+        return message
+
+
+def _arguments(call: CallContext, request: Any) -> tuple[Any, SyncContext]:
+    context = SyncContext(call, asyncio.get_running_loop())
+    if call.method.request_streaming:
+        return _BlockingRequests(call, context), context
+    return request, context
+
+
+async def run_in_thread(
+    function: Callable[[Any, Any], Any], request: Any, call: CallContext, pool: Executor | None
+) -> Any:
+    """Calls a plain `def` servicer in the pool and returns its answer.
+
+    The thread sees the call's context variables. A cancelled call does not stop the thread,
+    which nothing can; `context.is_active()` tells it.
+    """
+    request, context = _arguments(call, request)
+    loop = asyncio.get_running_loop()
+    run = contextvars.copy_context().run
+    return await loop.run_in_executor(pool, run, function, request, context)
+
+
+async def iterate_in_thread(
+    function: Callable[[Any, Any], Any], request: Any, call: CallContext, pool: Executor | None
+) -> AsyncIterator[Any]:
+    """Iterates over what a plain generator servicer yields, each step in the pool."""
+    request, context = _arguments(call, request)
+    loop = asyncio.get_running_loop()
+    run = contextvars.copy_context().run
+    results = iter(await loop.run_in_executor(pool, run, function, request, context))
+    try:
+        while True:
+            message = await loop.run_in_executor(pool, run, next, results, _DONE)
+            if message is _DONE:
+                return
+            yield message
+    finally:
+        close = getattr(results, "close", None)
+        if close is not None:
+            # Not awaited: the call may be cancelled while the generator still runs in a thread,
+            # where close() can only be tried after the step is done.
+            loop.run_in_executor(pool, run, _close, close)
+
+
+def _close(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except ValueError:  # it is just running in another thread, and will be collected after
+        pass
