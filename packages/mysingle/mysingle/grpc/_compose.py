@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from mysingle.core import context as request_context
+from mysingle.grpc._codec import decoder, encoder, same
 from mysingle.grpc._context import Aborted, CallContext, Transport
 from mysingle.grpc._errors import GrpcCallError, GrpcError
 from mysingle.grpc._foreign import through_foreign
@@ -36,10 +37,6 @@ Servicer = Callable[[Any, CallContext], Any]
 answer for a unary response; an async iterator, or an awaitable where it writes itself, for a
 stream."""
 Work = Callable[[CallContext, Any], Awaitable[Any]]
-
-
-class ServicerFault(RuntimeError):
-    """A servicer returned something that its method cannot send."""
 
 
 def compose(
@@ -64,11 +61,11 @@ def compose(
 
     if foreign:
         servicer = through_foreign(method, handler, foreign, servicer_of)
-        decode, encode = _same, _same
+        decode, encode = same, same
     else:
         servicer = servicer_of(handler)
-        decode = _decoder(method, handler.request_deserializer)
-        encode = _encoder(method, handler.response_serializer)
+        decode = decoder(method, handler.request_deserializer)
+        encode = encoder(method, handler.response_serializer)
 
     if method.response_streaming:
         work = _streaming_work(method, servicer)
@@ -98,45 +95,6 @@ def _behaviour(handler: grpc.RpcMethodHandler) -> Callable[..., Any]:
         if function is not None:
             return function  # type: ignore[no-any-return]  # types-grpcio says Any
     raise TypeError("a method handler without a function")
-
-
-# -- Messages -----------------------------------------------------------------------------------
-
-
-def _same(message: Any) -> Any:
-    return message
-
-
-def _decoder(method: Method, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    if deserialize is None:
-        return _same
-
-    def decode(raw: bytes) -> Any:
-        try:
-            return deserialize(raw)
-        except Exception as error:
-            raise GrpcError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"The request of {method.full_name} cannot be parsed",
-            ) from error
-
-    return decode
-
-
-def _encoder(method: Method, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
-    if serialize is None:
-        return _same
-
-    def encode(message: Any) -> bytes:
-        try:
-            return serialize(message)
-        except Exception as error:
-            # Not as it is: a TypeError here is no fault of the caller.
-            raise ServicerFault(
-                f"{method.full_name} cannot send a {type(message).__name__}"
-            ) from error
-
-    return encode
 
 
 # -- The servicer -------------------------------------------------------------------------------

@@ -310,15 +310,11 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         return Outcome(self._code, self._details, self._trailing)
 
     def use_codec(
-        self,
-        decode: Callable[[bytes], Any] | None,
-        encode: Callable[[Any], bytes] | None,
+        self, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]
     ) -> None:
         """Parses and serializes the call's messages with these from now on."""
-        if decode is not None:
-            self._decode = decode
-        if encode is not None:
-            self._encode = encode
+        self._decode = decode
+        self._encode = encode
 
     def received(self, raw: bytes) -> Any:
         """Counts and parses the message of a unary request.
@@ -328,6 +324,10 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """
         if self._on_received is not None:
             self._on_received()
+        return self.parse(raw)
+
+    def parse(self, raw: bytes) -> Any:
+        """Parses the message of a unary request, counted before."""
         self.request = self._decode(raw)
         return self.request
 

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from mysingle.grpc._codec import decoder, encoder
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._method import Method
 
@@ -45,7 +46,9 @@ def through_foreign(
         found: grpc.RpcMethodHandler | None = await find(tuple(foreign), details)
         if found is None:
             await call.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        call.use_codec(found.request_deserializer, found.response_serializer)
+        call.use_codec(
+            decoder(method, found.request_deserializer), encoder(method, found.response_serializer)
+        )
         return found
 
     async def call_chosen(found: grpc.RpcMethodHandler, raw: Any, call: CallContext) -> Any:
@@ -54,10 +57,10 @@ def through_foreign(
         if not found.request_streaming:
             if method.request_streaming:
                 request = await call.read()
-            elif found.request_deserializer is not None:
-                request = call.request = found.request_deserializer(raw)
+            else:
+                request = call.parse(raw)
         elif not method.request_streaming:
-            request = _one(raw)
+            request = _one(call.parse(raw))
         return servicer_of(found)(request, call)
 
     async def messages(raw: Any, call: CallContext) -> AsyncIterator[Any]:
