@@ -6,6 +6,7 @@ fixtures of [mysingle.testing.plugin][].
 
 from __future__ import annotations
 
+from mysingle.testing._certs import CertificateAuthority, Issued
 from mysingle.testing._server import connect, run_server, server_of
 
-__all__ = ["connect", "run_server", "server_of"]
+__all__ = ["CertificateAuthority", "Issued", "connect", "run_server", "server_of"]
