@@ -139,7 +139,7 @@ class BaseGrpcServer(ABC):
             self._port = await self._engine.start(self._composed(registrar))
             if settings.GRPC_METRICS_PORT is not None:
                 self._metrics = start_metrics_server(
-                    settings, settings.GRPC_METRICS_PORT, ready=lambda: self.is_serving
+                    settings.GRPC_METRICS_PORT, ready=lambda: self.is_serving
                 )
             await self._hook(self.after_start)
         except BaseException:
@@ -237,6 +237,10 @@ class BaseGrpcServer(ABC):
             for one in self.config.interceptors
             if isinstance(one, grpc.aio.ServerInterceptor)
         )
+
+        for step in self._chain:
+            for method in registrar.methods:
+                step.prepare(method)
 
         def wrap(method: Method, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
             return compose(method, handler, self._chain, foreign, self._pool)

@@ -105,7 +105,6 @@ class _Supervisor:
             await asyncio.gather(*(self._spawn() for _ in range(count)))
             if self._settings.GRPC_METRICS_PORT is not None:
                 endpoint = start_metrics_server(
-                    self._settings,
                     self._settings.GRPC_METRICS_PORT,
                     ready=lambda: len(self._workers) > 0 and not self._stopping.is_set(),
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from mysingle.grpc._context import CallContext
+from mysingle.grpc._method import Method
 from mysingle.grpc._outcome import Outcome
 
 __all__ = ["Interceptor"]
@@ -18,6 +19,9 @@ class Interceptor:
 
     One instance serves all calls at once: keep what belongs to a call on the call.
     """
+
+    def prepare(self, method: Method) -> None:
+        """Runs once for each registered method, before the server listens."""
 
     def before(self, call: CallContext) -> Awaitable[None] | None:
         """Runs before the call; write it `def` or `async def`.

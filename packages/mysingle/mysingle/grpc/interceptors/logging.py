@@ -1,0 +1,73 @@
+"""Step 5: one line for each call."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+
+import grpc
+
+from mysingle.core.config import CommonSettings
+from mysingle.grpc._context import CallContext
+from mysingle.grpc._outcome import Outcome
+from mysingle.grpc.interceptors._base import Interceptor
+
+__all__ = ["LoggingInterceptor"]
+
+_log = logging.getLogger("mysingle.grpc")
+_Code = grpc.StatusCode
+_OUR_FAULT = frozenset({_Code.INTERNAL, _Code.UNKNOWN, _Code.DATA_LOSS})
+_WORTH_A_LOOK = frozenset(
+    {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.RESOURCE_EXHAUSTED, _Code.UNIMPLEMENTED}
+)
+_QUIET_SERVICES = frozenset({"grpc.health.v1.Health"})
+
+
+class LoggingInterceptor(Interceptor):
+    """Writes method, code, duration, peer and ids of each call to the logger `mysingle.grpc`.
+
+    What the caller did wrong is `INFO`, what may need a look `WARNING`, our own faults `ERROR`
+    with the exception. Health checks are `DEBUG`. `GRPC_LOG_SAMPLE` is the share of the calls
+    that ended well and are logged, evenly spread; all others always are.
+    """
+
+    def __init__(self, settings: CommonSettings) -> None:
+        self._sample = settings.GRPC_LOG_SAMPLE
+        self._count = itertools.count(1)
+
+    def after(self, call: CallContext, outcome: Outcome) -> None:
+        """Writes the line."""
+        code = outcome.code
+        if code is _Code.OK:
+            if self._sample < 1.0 and not self._is_sampled():
+                return
+            level = logging.DEBUG if call.method.service in _QUIET_SERVICES else logging.INFO
+        else:
+            level = _level(code)
+        if not _log.isEnabledFor(level):
+            return
+        fields = {
+            "grpc_type": call.method.grpc_type,
+            "code": code.name,
+            "duration_ms": round((time.perf_counter() - call.started) * 1000, 3),
+            "peer": call.peer(),
+        }
+        if code is not _Code.OK:
+            fields["error"] = outcome.message
+        with_traceback = outcome.error if code in _OUR_FAULT else None
+        _log.log(level, "%s", call.method.full_name, extra=fields, exc_info=with_traceback)
+
+    def refused(self, call: CallContext, outcome: Outcome) -> None:
+        """A refused call is a call too."""
+        self.after(call, outcome)
+
+    def _is_sampled(self) -> bool:
+        n = next(self._count)
+        return int(n * self._sample) != int((n - 1) * self._sample)
+
+
+def _level(code: grpc.StatusCode) -> int:
+    if code in _OUR_FAULT:
+        return logging.ERROR
+    return logging.WARNING if code in _WORTH_A_LOOK else logging.INFO
