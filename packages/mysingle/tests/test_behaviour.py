@@ -302,7 +302,7 @@ async def test_own_interceptor_refuses(start: Start, shape: str) -> None:
     assert broken.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-class GrpcioInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class GrpcioInterceptor(grpc.aio.ServerInterceptor):
     """As in grpcio's own examples: gives another handler to some callers."""
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
