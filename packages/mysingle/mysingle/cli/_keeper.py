@@ -26,10 +26,7 @@ import threading
 _PR_SET_PDEATHSIG = 1
 
 
-def _prctl() -> None:
-    """Has the kernel kill the service should this process be killed; Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -72,7 +69,8 @@ def main() -> int:
 def _in_child() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    _prctl()
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
