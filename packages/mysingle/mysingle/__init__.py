@@ -1,0 +1,1 @@
+"""mysingle: the batteries-included gRPC platform for Python."""

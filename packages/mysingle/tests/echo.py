@@ -76,9 +76,7 @@ class Echo:
         finally:
             self.ended.put_nowait("stream")
 
-    async def ClientStream(
-        self, requests: AsyncIterator[StringValue], context: Any
-    ) -> StringValue:
+    async def ClientStream(self, requests: AsyncIterator[StringValue], context: Any) -> StringValue:
         texts = [await self._act(request.value, context) async for request in requests]
         return StringValue(value=",".join(texts))
 

@@ -76,7 +76,9 @@ async def test_answers(start: Start, shape: str) -> None:
     assert answer == expected[shape.removeprefix("Sync")]
 
 
-@pytest.mark.parametrize(("method", "expected"), [("WriteStream", ["first", "x"]), ("ReadWrite", ["x"])])
+@pytest.mark.parametrize(
+    ("method", "expected"), [("WriteStream", ["first", "x"]), ("ReadWrite", ["x"])]
+)
 async def test_reader_writer_style(start: Start, method: str, expected: list[str]) -> None:
     async with start() as running:
         assert await running.client.texts(method, "x", metadata=ALICE) == expected

@@ -1,0 +1,1 @@
+"""Settings, logs and the context of the call: what needs no gRPC."""

@@ -257,10 +257,7 @@ def check_production(settings: CommonSettings) -> None:
             "GRPC_ENABLE_AUTH=false in production lets anybody in; "
             "if that is meant, set GRPC_ALLOW_NO_AUTH_IN_PRODUCTION=true as well"
         )
-    if (
-        settings.GRPC_SERVER_ENABLE_REFLECTION
-        and not settings.GRPC_ALLOW_REFLECTION_IN_PRODUCTION
-    ):
+    if settings.GRPC_SERVER_ENABLE_REFLECTION and not settings.GRPC_ALLOW_REFLECTION_IN_PRODUCTION:
         raise ConfigError(
             "GRPC_SERVER_ENABLE_REFLECTION=true in production shows every contract to anybody; "
             "if that is meant, set GRPC_ALLOW_REFLECTION_IN_PRODUCTION=true as well"

@@ -139,7 +139,7 @@ class ReadableFormatter(logging.Formatter):
                 if key not in _STANDARD
             },
         }
-        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         pairs = "".join(f"  {key}={value}" for key, value in extra.items() if value != "")
         line = (
             f"{time}.{record.msecs:03.0f} {record.levelname:<7} {record.name}  "

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 from mysingle.core.errors import ConfigError, StartError
 
@@ -85,7 +86,7 @@ class RedisServer:
                 self._process.wait()
             self._process = None
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -20,13 +20,16 @@ from mysingle.grpc.interceptors import (
 __all__ = ["standard_chain"]
 
 HEALTH = "/grpc.health.v1.Health/*"
-REFLECTION = ("/grpc.reflection.v1.ServerReflection/*", "/grpc.reflection.v1alpha.ServerReflection/*")
+REFLECTION = (
+    "/grpc.reflection.v1.ServerReflection/*",
+    "/grpc.reflection.v1alpha.ServerReflection/*",
+)
 
 
 def standard_chain(
     settings: CommonSettings, own: Sequence[Interceptor] = ()
 ) -> tuple[Interceptor, ...]:
-    """metrics → auth → rate limit → metadata → logging → error handling → `own`.
+    """Metrics → auth → rate limit → metadata → logging → error handling → `own`.
 
     Each of the six can be left out by its `GRPC_ENABLE_…` setting.
 

@@ -41,11 +41,11 @@ Work = Callable[[CallContext, Any], Awaitable[Any]]
 
 def compose(
     method: Method,
-    handler: grpc.RpcMethodHandler,
+    handler: grpc.RpcMethodHandler[Any, Any],
     steps: Sequence[Interceptor],
     foreign: Sequence[grpc.aio.ServerInterceptor],
     pool: Executor | None,
-) -> grpc.RpcMethodHandler:
+) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of the same shape, bytes in and bytes out, with the chain around the servicer.
 
     Args:
@@ -56,12 +56,13 @@ def compose(
         pool: Where plain `def` servicers run; None for the event loop's default pool.
     """
 
-    def servicer_of(handler: grpc.RpcMethodHandler) -> Servicer:
+    def servicer_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Servicer:
         return _as_async(_behaviour(handler), handler, pool)
 
     if foreign:
         servicer = through_foreign(method, handler, foreign, servicer_of)
-        decode, encode = same, same
+        decode: Callable[[bytes], Any] = same
+        encode: Callable[[Any], bytes] = same
     else:
         servicer = servicer_of(handler)
         decode = decoder(method, handler.request_deserializer)
@@ -79,7 +80,7 @@ def compose(
     return _handler_of_shape(method, serve)
 
 
-def _handler_of_shape(method: Method, serve: Callable[..., Any]) -> grpc.RpcMethodHandler:
+def _handler_of_shape(method: Method, serve: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -89,7 +90,7 @@ def _handler_of_shape(method: Method, serve: Callable[..., Any]) -> grpc.RpcMeth
     return make(serve)
 
 
-def _behaviour(handler: grpc.RpcMethodHandler) -> Callable[..., Any]:
+def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
     for name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
         function = getattr(handler, name)
         if function is not None:
@@ -101,7 +102,7 @@ def _behaviour(handler: grpc.RpcMethodHandler) -> Callable[..., Any]:
 
 
 def _as_async(
-    function: Callable[..., Any], handler: grpc.RpcMethodHandler, pool: Executor | None
+    function: Callable[..., Any], handler: grpc.RpcMethodHandler[Any, Any], pool: Executor | None
 ) -> Servicer:
     """The servicer's function; where it is a plain `def`, one that runs it in the pool."""
     if _is_async(function):
@@ -117,7 +118,8 @@ def _as_async(
 
 
 def _is_async(function: Any) -> bool:
-    candidates = (function, getattr(function, "__call__", None), getattr(function, "func", None))
+    # A function, an object that is called like one, or a functools.partial of one.
+    candidates = (function, type(function).__call__, getattr(function, "func", None))
     return any(
         inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in candidates
     )

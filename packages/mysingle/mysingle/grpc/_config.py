@@ -92,8 +92,7 @@ def _setting_of(option: str, settings: type[CommonSettings]) -> str:
         if name in settings.model_fields:
             return name
     known = [
-        name.removeprefix("GRPC_").removeprefix("SERVER_").lower()
-        for name in settings.model_fields
+        name.removeprefix("GRPC_").removeprefix("SERVER_").lower() for name in settings.model_fields
     ]
     near = difflib.get_close_matches(option, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

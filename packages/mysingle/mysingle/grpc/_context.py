@@ -30,7 +30,9 @@ class Transport(Protocol):
     async def read(self) -> Any: ...
     async def write(self, message: Any) -> None: ...
     async def send_initial_metadata(self, initial_metadata: Any) -> None: ...
-    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn: ...
+    async def abort(
+        self, code: Any, details: str = "", trailing_metadata: Any = ()
+    ) -> NoReturn: ...
     def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
     def invocation_metadata(self) -> Any: ...
     def set_code(self, code: grpc.StatusCode) -> None: ...
@@ -234,7 +236,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """Metadata to send with the status."""
         self._trailing = tuple(trailing_metadata)
 
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> Metadata:  # type: ignore[override]  # a tuple, as in grpc.aio
         """What `set_trailing_metadata` was given."""
         return self._trailing
 
@@ -282,7 +284,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """Properties of the connection's security."""
         return self._transport.auth_context()
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]  # None is for never
         """Seconds until the caller stops waiting; None for never."""
         return self._transport.time_remaining()
 
@@ -309,9 +311,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
             return OK
         return Outcome(self._code, self._details, self._trailing)
 
-    def use_codec(
-        self, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]
-    ) -> None:
+    def use_codec(self, decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> None:
         """Parses and serializes the call's messages with these from now on."""
         self._decode = decode
         self._encode = encode

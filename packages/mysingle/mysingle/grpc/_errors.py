@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -118,7 +118,7 @@ class GrpcError(Exception):
         if code is grpc.StatusCode.OK:
             raise ValueError("a GrpcError needs a status code other than OK")
         super().__init__(code, message)
-        self._code = code
+        self._code: Any = code
         self.message = message
         self.metadata: Metadata = tuple(metadata)
         built: list[Message] = []
@@ -144,7 +144,8 @@ class GrpcError(Exception):
 
     def code(self) -> grpc.StatusCode:
         """The status code; a method, as on every `grpc.RpcError`."""
-        return self._code
+        code: grpc.StatusCode = self._code
+        return code
 
     def details(self) -> str:
         """The message, under the name that `grpc.RpcError` gives it."""
@@ -180,7 +181,7 @@ class GrpcError(Exception):
         """Seconds after which another try makes sense; None if the server did not say."""
         for detail in self._messages:
             if isinstance(detail, RetryInfo):
-                return detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
+                return float(detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9)
         return None
 
     def trailing_metadata_to_send(self) -> Metadata:
@@ -244,8 +245,7 @@ def _unpack_details(metadata: Metadata) -> tuple[Message, ...]:
 
 def _unpack(packed: AnyMessage) -> Message:
     for kind in _KNOWN_DETAILS:
-        if packed.Is(kind.DESCRIPTOR):
-            message = kind()
-            packed.Unpack(message)
+        message = kind()
+        if packed.Unpack(message):
             return message
     return packed

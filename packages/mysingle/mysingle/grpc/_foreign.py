@@ -29,9 +29,9 @@ class _Details(grpc.HandlerCallDetails):
 
 def through_foreign(
     method: Method,
-    handler: grpc.RpcMethodHandler,
+    handler: grpc.RpcMethodHandler[Any, Any],
     foreign: Sequence[grpc.aio.ServerInterceptor],
-    servicer_of: Callable[[grpc.RpcMethodHandler], Callable[[Any, CallContext], Any]],
+    servicer_of: Callable[[grpc.RpcMethodHandler[Any, Any]], Callable[[Any, CallContext], Any]],
 ) -> Callable[[Any, CallContext], Any]:
     """A servicer that takes and gives bytes and asks `foreign` for the handler at each call."""
 
@@ -41,9 +41,9 @@ def through_foreign(
         following = functools.partial(find, interceptors[1:])
         return await interceptors[0].intercept_service(following, details)
 
-    async def chosen(call: CallContext) -> grpc.RpcMethodHandler:
+    async def chosen(call: CallContext) -> grpc.RpcMethodHandler[Any, Any]:
         details = _Details(method.full_name, call.invocation_metadata())
-        found: grpc.RpcMethodHandler | None = await find(tuple(foreign), details)
+        found: grpc.RpcMethodHandler[Any, Any] | None = await find(tuple(foreign), details)
         if found is None:
             await call.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         call.use_codec(
@@ -51,7 +51,9 @@ def through_foreign(
         )
         return found
 
-    async def call_chosen(found: grpc.RpcMethodHandler, raw: Any, call: CallContext) -> Any:
+    async def call_chosen(
+        found: grpc.RpcMethodHandler[Any, Any], raw: Any, call: CallContext
+    ) -> Any:
         """What the handler's function gives, its request in the handler's own shape."""
         request = raw
         if not found.request_streaming:

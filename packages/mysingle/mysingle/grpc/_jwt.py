@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -70,9 +71,9 @@ class TokenVerifier:
             self._key = settings.GRPC_JWT_SECRET.get_secret_value()
             if len(self._key.encode()) < 32:  # RFC 7518 3.2: as long as the hash
                 raise ConfigError("GRPC_JWT_SECRET must be at least 32 bytes long")
-            possible = _SYMMETRIC
+            possible: tuple[str, ...] = _SYMMETRIC
         elif settings.GRPC_JWT_PUBLIC_KEY_FILE is not None:
-            self._key, possible = _public_key(settings)
+            self._key, possible = _public_key(settings.GRPC_JWT_PUBLIC_KEY_FILE)
         else:
             self._keys = KeySet(settings.GRPC_JWT_JWKS)
             possible = _ASYMMETRIC
@@ -166,13 +167,11 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _public_key(settings: CommonSettings) -> tuple[Any, tuple[str, ...]]:
+def _public_key(path: Path) -> tuple[Any, tuple[str, ...]]:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    path = settings.GRPC_JWT_PUBLIC_KEY_FILE
-    assert path is not None
     try:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mysingle.core.config import CommonSettings
@@ -37,17 +37,19 @@ def run(server_class: type[BaseGrpcServer], settings: CommonSettings | None = No
 
 def runner(work: Coroutine[Any, Any, None]) -> None:
     """Runs a coroutine, on uvloop where it is installed."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = None
-    with asyncio.Runner(loop_factory=new_event_loop) as loop:
+    with asyncio.Runner(loop_factory=_loop_factory()) as loop:
         loop.run(work)
 
 
-async def serve_until_signal(
-    server_class: type[BaseGrpcServer], settings: CommonSettings
-) -> None:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve_until_signal(server_class: type[BaseGrpcServer], settings: CommonSettings) -> None:
     """Starts a server and stops it gracefully at the first signal; a second one ends it now.
 
     Raises:

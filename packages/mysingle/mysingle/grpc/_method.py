@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -45,7 +46,7 @@ class Method:
         object.__setattr__(self, "grpc_type", shape)
 
     @classmethod
-    def of(cls, full_name: str, handler: grpc.RpcMethodHandler) -> Method:
+    def of(cls, full_name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
         """The method that `handler` serves."""
         return cls(full_name, bool(handler.request_streaming), bool(handler.response_streaming))
 

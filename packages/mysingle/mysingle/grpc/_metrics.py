@@ -25,8 +25,8 @@ from mysingle.grpc._method import Method
 
 __all__ = [
     "CODE_NAMES",
-    "Metrics",
     "MethodMetrics",
+    "Metrics",
     "mark_worker_dead",
     "metrics_of",
     "prepare_multiprocess",
@@ -48,9 +48,7 @@ class Metrics:
 
     def __init__(self, prefix: str, side: str) -> None:
         name = f"{prefix}grpc_{side}"
-        self._started = Counter(
-            f"{name}_started", f"Calls begun on the {side}.", _METHOD_LABELS
-        )
+        self._started = Counter(f"{name}_started", f"Calls begun on the {side}.", _METHOD_LABELS)
         self._handled = Counter(
             f"{name}_handled", f"Calls ended on the {side}.", (*_METHOD_LABELS, "grpc_code")
         )

@@ -40,9 +40,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 32
 
 
-def start_metrics_server(
-    port: int, *, ready: Callable[[], bool], host: str = ""
-) -> MetricsServer:
+def start_metrics_server(port: int, *, ready: Callable[[], bool], host: str = "") -> MetricsServer:
     """Serves the metrics in a thread of its own, so that a busy event loop does not hide them.
 
     Args:

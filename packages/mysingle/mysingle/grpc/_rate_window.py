@@ -71,9 +71,7 @@ class LocalWindow:
         allowed = len(requests) < self._limit
         if allowed:
             requests.append(now)
-        return Verdict(
-            allowed, self._limit - len(requests), requests[0] + self._seconds - now
-        )
+        return Verdict(allowed, self._limit - len(requests), requests[0] + self._seconds - now)
 
 
 # One script, so that looking and counting cannot be pulled apart, on the clock of Redis, so that

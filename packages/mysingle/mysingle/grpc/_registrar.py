@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grpc
 
@@ -21,12 +22,12 @@ class Registrar:
     """
 
     def __init__(self) -> None:
-        self.methods: dict[Method, grpc.RpcMethodHandler] = {}
+        self.methods: dict[Method, grpc.RpcMethodHandler[Any, Any]] = {}
         self.generic: list[grpc.GenericRpcHandler] = []
         self._services: dict[str, None] = {}
 
     def add_registered_method_handlers(
-        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Takes the methods of one service.
 
@@ -57,11 +58,11 @@ class Registrar:
         """Services in the order they were registered."""
         return list(self._services)
 
-    def __iter__(self) -> Iterator[tuple[Method, grpc.RpcMethodHandler]]:
+    def __iter__(self) -> Iterator[tuple[Method, grpc.RpcMethodHandler[Any, Any]]]:
         return iter(self.methods.items())
 
 
-def _check_cached(method: Method, handler: grpc.RpcMethodHandler) -> None:
+def _check_cached(method: Method, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
     function = next(
         f
         for f in (

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import grpc
 import grpc.aio
@@ -19,8 +19,8 @@ from mysingle.core.logging import configure_logging
 from mysingle.grpc._chain import standard_chain
 from mysingle.grpc._compose import compose
 from mysingle.grpc._config import GrpcServerConfig
-from mysingle.grpc._metrics_endpoint import MetricsServer, start_metrics_server
 from mysingle.grpc._method import Method
+from mysingle.grpc._metrics_endpoint import MetricsServer, start_metrics_server
 from mysingle.grpc._reflection import add_reflection
 from mysingle.grpc._registrar import Registrar
 from mysingle.grpc.engines._base import Engine, HandlerTable
@@ -194,7 +194,7 @@ class BaseGrpcServer(ABC):
         """Says of one service, or of all by `""`, whether it can be used just now."""
         await self._health.set(service, _Status.SERVING if serving else _Status.NOT_SERVING)
 
-    async def __aenter__(self) -> BaseGrpcServer:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -233,19 +233,19 @@ class BaseGrpcServer(ABC):
 
     def _composed(self, registrar: Registrar) -> HandlerTable:
         foreign = tuple(
-            one
-            for one in self.config.interceptors
-            if isinstance(one, grpc.aio.ServerInterceptor)
+            one for one in self.config.interceptors if isinstance(one, grpc.aio.ServerInterceptor)
         )
 
         for step in self._chain:
             for method in registrar.methods:
                 step.prepare(method)
 
-        def wrap(method: Method, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        def wrap(
+            method: Method, handler: grpc.RpcMethodHandler[Any, Any]
+        ) -> grpc.RpcMethodHandler[Any, Any]:
             return compose(method, handler, self._chain, foreign, self._pool)
 
-        def lookup(details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        def lookup(details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
             for generic in registrar.generic:
                 handler = generic.service(details)
                 if handler is not None:

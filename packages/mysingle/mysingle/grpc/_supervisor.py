@@ -43,8 +43,9 @@ def supervise(server_class: type[BaseGrpcServer], settings: CommonSettings) -> i
         StartError: The port is in use, or a worker did not start.
     """
     if settings.GRPC_SERVER_UNIX_SOCKET is not None:
-        raise ConfigError("GRPC_SERVER_UNIX_SOCKET can be served by one process only; "
-                          "set GRPC_SERVER_WORKERS=1")
+        raise ConfigError(
+            "GRPC_SERVER_UNIX_SOCKET can be served by one process only; set GRPC_SERVER_WORKERS=1"
+        )
     configure_logging(settings)
     reserved = _reserve(settings)
     with reserved, tempfile.TemporaryDirectory(prefix="mysingle-metrics-") as metrics:

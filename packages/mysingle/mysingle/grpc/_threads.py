@@ -34,22 +34,18 @@ class SyncContext(grpc.ServicerContext):
         """Whether the caller still waits."""
         return not (self._call.cancelled() or self._call.done())
 
-    def cancel(self) -> None:
-        """Ends the call as cancelled."""
+    def cancel(self) -> bool:
+        """Ends the call as cancelled; never returns."""
         self._call.abort_now(grpc.StatusCode.CANCELLED, "Cancelled by the servicer")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Calls `callback` when the call is over; False if it already is."""
         if not self.is_active():
             return False
-        self._loop.call_soon_threadsafe(
-            self._call.add_done_callback, lambda _context: callback()
-        )
+        self._loop.call_soon_threadsafe(self._call.add_done_callback, lambda _context: callback())
         return True
 
-    def abort(
-        self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()
-    ) -> NoReturn:
+    def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()) -> NoReturn:
         """Ends the call with this status; never returns."""
         self._call.abort_now(code, details, trailing_metadata)
 
@@ -65,7 +61,7 @@ class SyncContext(grpc.ServicerContext):
         """Metadata to send with the status."""
         self._call.set_trailing_metadata(trailing_metadata)
 
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> Metadata:  # type: ignore[override]  # a tuple, as set
         """What `set_trailing_metadata` was given."""
         return self._call.trailing_metadata()
 
@@ -109,11 +105,11 @@ class SyncContext(grpc.ServicerContext):
         """Which property of the certificate `peer_identities` holds."""
         return self._call.peer_identity_key()
 
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:  # type: ignore[override]  # stubs err
         """Properties of the connection's security."""
         return self._call.auth_context()
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]  # None is for never
         """Seconds until the caller stops waiting."""
         return self._call.time_remaining()
 
@@ -163,7 +159,7 @@ async def iterate_in_thread(
     results = iter(await loop.run_in_executor(pool, run, function, request, context))
     try:
         while True:
-            message = await loop.run_in_executor(pool, run, next, results, _DONE)
+            message = await loop.run_in_executor(pool, run, _next, results)
             if message is _DONE:
                 return
             yield message
@@ -173,6 +169,10 @@ async def iterate_in_thread(
             # Not awaited: the call may be cancelled while the generator still runs in a thread,
             # where close() can only be tried after the step is done.
             loop.run_in_executor(pool, run, _close, close)
+
+
+def _next(results: Iterator[Any]) -> Any:
+    return next(results, _DONE)
 
 
 def _close(close: Callable[[], None]) -> None:

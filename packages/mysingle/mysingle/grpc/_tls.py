@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import grpc
@@ -32,7 +31,7 @@ def server_credentials(settings: CommonSettings) -> grpc.ServerCredentials | Non
     )
     return grpc.dynamic_ssl_server_credentials(
         files.load(),
-        files.reload_if_changed,
+        files.reload_if_changed,  # type: ignore[arg-type]  # the stubs lack None, "no change"
         require_client_authentication=settings.GRPC_TLS_CLIENT_CA_FILE is not None,
     )
 
@@ -96,7 +95,7 @@ class _ServerFiles:
         return configuration
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...]:
-        stats = [os.stat(one) for one in (self._cert, self._key, self._client_ca) if one]
+        stats = [one.stat() for one in (self._cert, self._key, self._client_ca) if one]
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
 

@@ -1,0 +1,1 @@
+"""Glue between gRPC and HTTP applications."""

@@ -1,0 +1,1 @@
+"""Engines: transport, and nothing of the chain."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -22,13 +22,13 @@ class HandlerTable:
 
     def __init__(
         self,
-        by_name: Mapping[str, grpc.RpcMethodHandler],
-        lookup: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        by_name: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        lookup: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
     ) -> None:
         self._by_name = dict(by_name)
         self._lookup = lookup
 
-    def find(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def find(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of a call; None answers `UNIMPLEMENTED`."""
         return self._by_name.get(details.method) or self._lookup(details)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import grpc.aio
 
@@ -65,12 +67,12 @@ class GrpcioEngine:
 
 class _TableHandler(grpc.GenericRpcHandler):
     def __init__(self, handlers: HandlerTable) -> None:
-        self.service = handlers.find  # type: ignore[method-assign]  # saves a call for each RPC
+        self._find = handlers.find
 
-    def service(  # type: ignore[no-redef]  # the abstract method, replaced in __init__
+    def service(
         self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler | None:
-        raise NotImplementedError
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._find(handler_call_details)
 
 
 def server_address(settings: CommonSettings) -> str:

@@ -39,8 +39,10 @@ class ErrorHandlingInterceptor(Interceptor):
     def _message(call: CallContext, code: grpc.StatusCode, error: BaseException) -> str:
         if code is grpc.StatusCode.INTERNAL:
             correlation_id = call.correlation_id
-            return f"Internal error; correlation-id: {correlation_id}" if correlation_id else (
-                "Internal error"
+            return (
+                f"Internal error; correlation-id: {correlation_id}"
+                if correlation_id
+                else ("Internal error")
             )
         if isinstance(error, grpc.RpcError):
             return _PASSED_ON_TEXT[code]

@@ -34,9 +34,10 @@ _RETRY_REDIS_SECONDS = 1.0
 
 
 class RateLimitInterceptor(Interceptor):
-    """Refuses with `RESOURCE_EXHAUSTED` what goes beyond `GRPC_RATE_LIMIT_MAX_REQUESTS` in any
-    `GRPC_RATE_LIMIT_WINDOW_SECONDS`, counted for each user, or for each peer's address where
-    nobody is identified.
+    """Refuses with `RESOURCE_EXHAUSTED` what goes beyond the limit.
+
+    That is `GRPC_RATE_LIMIT_MAX_REQUESTS` in any `GRPC_RATE_LIMIT_WINDOW_SECONDS`, counted for
+    each user, or for each peer's address where nobody is identified.
 
     Limit, remaining requests and seconds until one more passes go out as trailing metadata
     `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-reset`.
@@ -99,7 +100,8 @@ class RateLimitInterceptor(Interceptor):
                 _log.warning(
                     "rate limit: Redis is away (%s); %s",
                     error,
-                    "calls are refused" if self._refuse_without_redis
+                    "calls are refused"
+                    if self._refuse_without_redis
                     else "each process counts for itself",
                 )
             self._away_until = time.monotonic() + _RETRY_REDIS_SECONDS
