@@ -110,6 +110,9 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         self.is_cancelled = False
         self.request_context = RequestContext(method=method.full_name)
         self.started = time.perf_counter()
+        remaining = transport.time_remaining()
+        if remaining is not None:
+            self.request_context.deadline = time.monotonic() + remaining
         self._transport = transport
         self._decode = decode
         self._encode = encode

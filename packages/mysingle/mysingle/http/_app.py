@@ -1,0 +1,67 @@
+"""Everything an HTTP service of the platform has in common, in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from mysingle.core.config import CommonSettings
+from mysingle.core.logging import configure_logging
+from mysingle.grpc._metrics import render
+from mysingle.http._correlation import CorrelationMiddleware
+from mysingle.http._errors import add_error_handlers
+
+__all__ = ["ReadyCheck", "install"]
+
+ReadyCheck = Callable[[], bool | Awaitable[bool]]
+_CHECK_SECONDS = 2.0
+
+
+def install(
+    app: FastAPI,
+    settings: CommonSettings,
+    *,
+    ready: Mapping[str, ReadyCheck] | None = None,
+) -> None:
+    """Adds logs, correlation ids, error answers, `/healthz`, `/readyz` and `/metrics`.
+
+    Args:
+        app: The application.
+        settings: Of the service.
+        ready: Checks by name; `/readyz` answers 503 and names those that fail, raise, or take
+            longer than 2 s.
+    """
+    configure_logging(settings)
+    app.add_middleware(CorrelationMiddleware)
+    add_error_handlers(app)
+    checks = dict(ready or {})
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        passed = await asyncio.gather(*(_passes(check) for check in checks.values()))
+        state = dict(zip(checks, passed, strict=True))
+        return JSONResponse(
+            {"ready": all(passed), "checks": state}, 200 if all(passed) else 503
+        )
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        body, content_type = render()
+        return Response(body, headers={"Content-Type": content_type})
+
+
+async def _passes(check: ReadyCheck) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            result = check()
+            return bool(await result if inspect.isawaitable(result) else result)
+    except Exception:
+        return False
