@@ -64,7 +64,7 @@ async def main(walk: Walk) -> None:
             ]
             for line in found:
                 step.answer(line)
-            step.expect({'grpc_code="OK"', 'grpc_code="OUT_OF_RANGE"'} <= _labels(found))
+            step.expect({'grpc_code="OK"', 'grpc_code="OutOfRange"'} <= _labels(found))
 
 
 def _labels(lines: list[str]) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,11 +161,10 @@ def _print_table(platform: Platform) -> None:
 
 
 def try_line(platform: Platform, service: Service) -> str:
-    """The line to try, with ports put in and `mysingle` as this shell finds it."""
+    """The line to try: ports put in, and `mysingle` by its path, since it may not be on PATH."""
     line = service.fill(service.try_line, platform.ports[service.name]).strip()
-    if line.startswith("mysingle ") and shutil.which("mysingle") is None:
-        binary = Path(sys.executable).parent / "mysingle"
-        line = str(_from_here(binary)) + line.removeprefix("mysingle")
+    if line.startswith("mysingle "):
+        line = str(_from_here(Path(sys.executable).parent / "mysingle")) + line[len("mysingle") :]
     return line
 
 
