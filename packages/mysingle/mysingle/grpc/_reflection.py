@@ -39,6 +39,8 @@ def _add_v1_descriptor() -> None:
     file.package = "grpc.reflection.v1"
     for message in file.message_type:
         for field in message.field:
+            if not field.type_name:  # a scalar; setting it even to "" would say it is none
+                continue
             field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
     for service in file.service:
         for method in service.method:
