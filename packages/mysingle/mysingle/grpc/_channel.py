@@ -155,8 +155,7 @@ class _MultiCallable:
         if wait is not None:
             raise _never_sent(
                 grpc.StatusCode.UNAVAILABLE,
-                f"Circuit open for {channel.target}: it failed too often; "
-                f"next try in {wait:.1f} s",
+                f"Circuit open for {channel.target}: it failed too often; next try in {wait:.1f} s",
             )
         own = channel.metadata()
         call = self._inner(
@@ -184,9 +183,7 @@ def _never_sent(code: grpc.StatusCode, message: str) -> GrpcCallError:
 class _Call:
     """A call under way; what is not here is the transport's call's own."""
 
-    def __init__(
-        self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None
-    ) -> None:
+    def __init__(self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None) -> None:
         self._call = call
         self._breaker = breaker
         self._metrics = metrics
@@ -227,9 +224,7 @@ class _Call:
 class UnaryCall(_Call):
     """A call with one response: await it."""
 
-    def __init__(
-        self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None
-    ) -> None:
+    def __init__(self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None) -> None:
         super().__init__(call, breaker, metrics)
         call.add_done_callback(self._done)
 
@@ -255,9 +250,7 @@ class UnaryCall(_Call):
 class StreamCall(_Call):
     """A call with a stream of responses: iterate over it, or `read()`."""
 
-    def __init__(
-        self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None
-    ) -> None:
+    def __init__(self, call: Any, breaker: CircuitBreaker, metrics: MethodMetrics | None) -> None:
         super().__init__(call, breaker, metrics)
         self._messages: AsyncIterator[Any] | None = None
         call.add_done_callback(self._done)
