@@ -1,0 +1,1 @@
+"""Arithmetic over HTTP: a gateway in front of math_service."""

@@ -6,13 +6,13 @@ import sys
 from typing import Annotated
 
 from fastapi import FastAPI, Query
+from mysingle.core.errors import ConfigError
+from mysingle.http import install
 from pydantic import BaseModel
+from shared_protos import math_pb2
 
 from api_service.config import ApiSettings
 from api_service.math_client import MathClient
-from mysingle.core.errors import ConfigError
-from mysingle.http import install
-from shared_protos import math_pb2
 
 __all__ = ["Sum", "app", "create_app"]
 
@@ -31,8 +31,9 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     Raises:
         ConfigError: A setting is wrong.
     """
+    settings = settings or ApiSettings()
     application = FastAPI(title="api_service")
-    install(application, settings or ApiSettings())
+    install(application, settings)
 
     @application.get("/add")
     async def add_route(a: Int32, b: Int32) -> Sum:
@@ -40,7 +41,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 
         400 when the sum does not fit, 502 when math_service is away, 504 when it is too slow.
         """
-        async with MathClient() as client:
+        async with MathClient(settings=settings) as client:
             reply = await client.stub.Add(math_pb2.AddRequest(a=a, b=b))
         return Sum(result=reply.result)
 

@@ -8,7 +8,7 @@ from shared_protos import math_pb2_grpc
 __all__ = ["MathClient"]
 
 
-class MathClient(BaseGrpcClient):
+class MathClient(BaseGrpcClient["math_pb2_grpc.MathServiceAsyncStub"]):
     """Talks to math_service at `MATH_SERVICE_GRPC_TARGET`, by default `localhost:50051`."""
 
     stub_class = math_pb2_grpc.MathServiceStub

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import os
-import urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from mysingle.cli.walk import Walk, run
+from mysingle.cli.walk import Walk, http_get, run
 from mysingle.grpc.errors import GrpcCallError
 from shared_protos import math_pb2, math_pb2_grpc
 
@@ -26,13 +24,11 @@ async def main(walk: Walk) -> None:
         stub = math_pb2_grpc.MathServiceStub(channel)
 
         with walk.step(f"grpc {target} math.MathService/Add a=3 b=5") as step:
-            call = stub.Add(
-                math_pb2.AddRequest(a=3, b=5), metadata=(("correlation-id", "demo-1"),)
-            )
+            call = stub.Add(math_pb2.AddRequest(a=3, b=5), metadata=(("correlation-id", "demo-1"),))
             reply = await call
             step.expect(reply.result == 8, f"result: {reply.result}")
             returned = dict(await call.trailing_metadata() or ()).get("correlation-id")
-            step.expect(returned == "demo-1", f"correlation-id: {returned}")
+            step.expect(returned == "demo-1", f"correlation-id: {returned!r}")
 
         with walk.step(f"grpc {target} math.MathService/Add a=2147483647 b=1") as step:
             try:
@@ -47,19 +43,15 @@ async def main(walk: Walk) -> None:
 
         with walk.step(f"grpc {target} grpc.health.v1.Health/Check math.MathService") as step:
             health = health_pb2_grpc.HealthStub(channel)
-            answer = await health.Check(
-                health_pb2.HealthCheckRequest(service="math.MathService")
-            )
+            answer = await health.Check(health_pb2.HealthCheckRequest(service="math.MathService"))
             name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
             step.expect(name == "SERVING", name)
 
     if metrics:
         with walk.step(f"GET {metrics}") as step:
-            with urllib.request.urlopen(metrics) as response:
-                lines = response.read().decode().splitlines()
             found = [
                 line
-                for line in lines
+                for line in (await http_get(metrics)).body.splitlines()
                 if line.startswith("mysingle_grpc_server_handled_total{") and '"Add"' in line
             ]
             for line in found:
@@ -69,9 +61,7 @@ async def main(walk: Walk) -> None:
 
 def _labels(lines: list[str]) -> set[str]:
     return {
-        label
-        for line in lines
-        for label in line.partition("{")[2].rpartition("}")[0].split(",")
+        label for line in lines for label in line.partition("{")[2].rpartition("}")[0].split(",")
     }
 
 

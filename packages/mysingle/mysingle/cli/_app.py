@@ -38,8 +38,7 @@ class LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        command = getattr(import_module(module), attribute)
-        assert isinstance(command, click.Command)
+        command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -60,7 +59,7 @@ def cli() -> None:
     See it answer real calls:        mysingle demo
     Add a service of your own:       mysingle new service greeter
     Call any server:                 mysingle call localhost:50051 math.MathService/Add '{"a": 3}'
-    """
+    """  # noqa: D301  # click wants the control character
 
 
 def main() -> None:

@@ -106,10 +106,10 @@ class Child:
             self._lifeline = None
 
     async def _read(self, output: Callable[[str, str], None]) -> None:
-        assert self._process.stdout is not None
-        while True:
+        stream = self._process.stdout
+        while stream is not None:
             try:
-                raw = await self._process.stdout.readline()
+                raw = await stream.readline()
             except ValueError:  # a line beyond the limit: asyncio has thrown it away
                 raw = b"(a line too long to show)\n"
             if not raw:

@@ -27,7 +27,7 @@ def demo(names: tuple[str, ...]) -> None:
     Examples:
       mysingle demo
       mysingle demo math_service
-    """
+    """  # noqa: D301  # click wants the control character
     import asyncio
 
     from mysingle.cli._workspace import discover, find_root, select

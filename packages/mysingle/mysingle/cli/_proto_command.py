@@ -21,7 +21,7 @@ def proto(check: bool) -> None:
     Examples:
       mysingle proto
       mysingle proto --check
-    """
+    """  # noqa: D301  # click wants the control character
     from mysingle.cli._proto import generate
     from mysingle.cli._workspace import find_root
 

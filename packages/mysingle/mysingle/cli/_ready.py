@@ -47,5 +47,5 @@ async def wait_http(url: str) -> None:
         except (urllib.error.URLError, OSError):
             return False
 
-    while not await asyncio.to_thread(answers):
+    while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # another process
         await asyncio.sleep(_POLL_SECONDS)

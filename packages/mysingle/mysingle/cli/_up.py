@@ -37,7 +37,7 @@ def up(names: tuple[str, ...], free_ports: bool, environment: str | None) -> Non
       mysingle up
       mysingle up math_service --free-ports
       mysingle up --env staging
-    """
+    """  # noqa: D301  # click wants the control character
     import asyncio
 
     from mysingle.cli._workspace import discover, find_root, select
@@ -68,15 +68,16 @@ async def _run(
         )
         for number, service in enumerate(services)
     }
-    held: list[tuple[str, str]] | None = []  # what they print before the table
+    held: list[str] = []  # what they print before the table
+    shown = False
     everything_ended = asyncio.Event()
     began = time.monotonic()
 
     def output(name: str, line: str) -> None:
-        if held is not None:
-            held.append((name, line))
-        else:
+        if shown:
             click.echo(prefixes[name] + line)
+        else:
+            held.append(prefixes[name] + line)
 
     def on_ready(service: Service) -> None:
         click.echo(
@@ -109,9 +110,9 @@ async def _run(
             return 0
         await starting
         _print_table(platform)
+        shown = True
         for line in held:
-            click.echo(prefixes[line[0]] + line[1])
-        held = None
+            click.echo(line)
         all_ended = asyncio.create_task(everything_ended.wait())
         await asyncio.wait({stop_asked, all_ended}, return_when=asyncio.FIRST_COMPLETED)
         if not stop_asked.done():
@@ -147,10 +148,8 @@ def _print_table(platform: Platform) -> None:
             f"http://localhost:{ports.http}" if ports.http else "",
             f"localhost:{metrics}/metrics" if metrics else "",
         )
-    console = Console(highlight=False)
-    # Where nobody looks, eighty columns would cut addresses in two.
-    width = console.measure(table).maximum if not console.is_terminal else None
-    console.print(table, width=width, crop=False)
+    # Into a file or pipe, eighty columns would cut addresses in two.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
     # Below the table and not inside, so that they can be copied.
     click.echo("Try:")
     for service in platform.services:
