@@ -37,12 +37,17 @@ async def pair(settings: CommonSettings) -> AsyncIterator[tuple[GrpcCache, GrpcC
     """Two caches of one service, as two processes have them."""
     one, other = (GrpcCache.from_settings(settings, service_name="s") for _ in range(2))
     for cache in (one, other):
-        await cache.get_with_l1("warm-up")
-        assert cache._l2 is not None
-        await cache._l2.listening.wait()
+        await listening(cache)
     yield one, other
     await one.close()
     await other.close()
+
+
+async def listening(cache: GrpcCache) -> None:
+    """Waits for the subscription, which clears the memory tier once when it begins."""
+    await cache.get_with_l1("warm-up")
+    assert cache._l2 is not None
+    await cache._l2.listening.wait()
 
 
 def request(value: str) -> StringValue:
@@ -226,6 +231,7 @@ def _add(servicer: Servicer, server: Any) -> None:
 @pytest.fixture
 async def served(settings: CommonSettings) -> AsyncIterator[tuple[Servicer, Any]]:
     servicer = Servicer(settings)
+    await listening(servicer._grpc_cache)
     async with (
         run_server(server_of(lambda server: _add(servicer, server))) as server,
         connect(server) as channel,

@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -90,7 +90,7 @@ class ClientChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Does nothing: the transport is shared, and closed by those who share it."""
 
-    async def __aenter__(self) -> ClientChannel:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -161,10 +161,16 @@ class _MultiCallable:
         call = self._inner(
             request,
             timeout=timeout,
-            metadata=(*own, *metadata) if metadata else own,
+            metadata=_joined(own, metadata) if metadata else own,
             **options,
         )
         return self._wrapper(call, channel.breaker, self._metrics)
+
+
+def _joined(own: MetadataPairs, given: MetadataPairs) -> MetadataPairs:
+    """Ours and the caller's; where both name a key, the caller's."""
+    named = {key for key, _ in given}
+    return [*(pair for pair in own if pair[0] not in named), *given]
 
 
 def _deadline(timeout: float | None, default: float) -> float:
