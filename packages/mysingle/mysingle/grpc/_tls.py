@@ -88,15 +88,24 @@ class _ServerFiles:
             if self._stamps() == self._seen:
                 return None
             configuration = self.load()
-        except (ConfigError, OSError) as error:
+        except ConfigError as error:
             _log.error("the old certificate stays in use: %s", error)
             return None
         _log.info("certificate reloaded from %s", self._cert)
         return configuration
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...]:
-        stats = [one.stat() for one in (self._cert, self._key, self._client_ca) if one]
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+        files = (self._cert, self._key, self._client_ca)
+        return tuple(_stamp(one) for one in files if one)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Tells a file from what it was before; a missing one has a stamp too."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 def _read(path: Path, setting: str) -> bytes:

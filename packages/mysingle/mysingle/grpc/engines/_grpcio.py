@@ -52,7 +52,7 @@ class GrpcioEngine:
         except RuntimeError:
             raise StartError(_cannot_bind(settings, address)) from None
         await server.start()
-        return port
+        return port if settings.GRPC_SERVER_UNIX_SOCKET is None else 0
 
     async def stop(self, grace: float) -> None:
         """Stops accepting, lets calls finish for `grace` seconds, cancels the rest."""
