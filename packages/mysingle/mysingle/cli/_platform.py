@@ -7,16 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mysingle.cli._child import Child
 from mysingle.cli._ports import check_free, free_ports_for
 from mysingle.cli._ready import wait_http, wait_serving
 from mysingle.cli._workspace import Ports, Service
 from mysingle.core.errors import StartError
-
-if TYPE_CHECKING:
-    from mysingle.database._embedded import RedisServer
 
 __all__ = ["GRACE_SECONDS", "START_SECONDS", "Platform"]
 
@@ -68,7 +64,7 @@ class Platform:
         self._on_ready = on_ready
         self._output = output
         self._on_exit = on_exit
-        self._redis: RedisServer | None = None
+        self._redis: Child | None = None
         self._children: dict[str, Child] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -157,7 +153,7 @@ class Platform:
         self._children.clear()
         if self._redis is not None:
             redis, self._redis = self._redis, None
-            await asyncio.to_thread(redis.stop)
+            await redis.stop()
 
     def kill(self) -> None:
         """Has a stop that is under way wait for nothing."""
@@ -182,11 +178,28 @@ class Platform:
     async def _start_redis(self) -> None:
         if self.redis_url:
             return
-        from mysingle.database._embedded import RedisServer
+        url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-        self._redis = RedisServer(self._state / "redis")
-        await asyncio.to_thread(self._redis.start)
-        self.redis_url = self._redis.url
+        def said(_name: str, line: str) -> None:
+            if line.startswith("redis://") and not url.done():
+                url.set_result(line)
+
+        self._redis = await Child.spawn(
+            "redis",
+            ("python", "-m", "mysingle.cli._redis", str(self._state / "redis")),
+            directory=self.root,
+            environment=os.environ,
+            grace=GRACE_SECONDS,
+            output=said,
+        )
+        ending = asyncio.create_task(self._redis.wait())
+        try:
+            await asyncio.wait({ending, url}, return_when=asyncio.FIRST_COMPLETED)
+            if not url.done():
+                raise StartError(" ".join(self._redis.tail) or "Redis did not start")
+            self.redis_url = url.result()
+        finally:
+            ending.cancel()
 
     async def _start_service(self, service: Service, before: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*before)
