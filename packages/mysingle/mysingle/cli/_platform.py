@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mysingle.cli._child import Child
 from mysingle.cli._ports import check_free, free_ports_for
@@ -194,7 +195,8 @@ class Platform:
         )
         ending = asyncio.create_task(self._redis.wait())
         try:
-            await asyncio.wait({ending, url}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {ending, url}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not url.done():
                 raise StartError(" ".join(self._redis.tail) or "Redis did not start")
             self.redis_url = url.result()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from mysingle.core.errors import MysingleError
@@ -18,11 +19,12 @@ __all__ = ["main"]
 
 def main() -> int:
     """Runs Redis until SIGTERM; returns the exit code."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         with RedisServer(Path(sys.argv[1]), persistent=True) as server:
             print(server.url, flush=True)
-            signal.sigwait({signal.SIGTERM})
+            asked.wait()
     except MysingleError as error:
         print(error, flush=True)
         return 1
