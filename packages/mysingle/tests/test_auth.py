@@ -16,8 +16,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 from echo import SERVICE, Echo, EchoClient, add_echo_to_server
+
 from mysingle.core.errors import ConfigError
 from mysingle.testing import connect, run_server, server_of
 

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from echo import SERVICE, SHAPES, SYNC_SHAPES, Echo, EchoClient, add_echo_to_server
 from google.protobuf.wrappers_pb2 import StringValue
 
-from echo import SERVICE, SHAPES, SYNC_SHAPES, Echo, EchoClient, add_echo_to_server
 from mysingle.core.errors import ConfigError, StartError
 from mysingle.grpc.errors import GrpcCallError, GrpcError
 from mysingle.grpc.interceptors import Interceptor

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from echo import SERVICE, SHAPES, Echo, EchoClient, add_echo_to_server
 from google.protobuf.wrappers_pb2 import StringValue
 
-from echo import SERVICE, SHAPES, Echo, EchoClient, add_echo_to_server
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
 from mysingle.grpc._breaker import CircuitBreaker

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from echo import Echo, EchoClient, add_echo_to_server
+
 from mysingle.core.context import RequestContext, _current
 from mysingle.core.logging import JsonFormatter, ReadableFormatter
 from mysingle.testing import connect, run_server, server_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from echo import Echo, EchoClient, add_echo_to_server
 from redis.asyncio import Redis
 
-from echo import Echo, EchoClient, add_echo_to_server
 from mysingle.core.errors import ConfigError
 from mysingle.database import RedisServer
 from mysingle.grpc._rate_window import LocalWindow, RedisWindow
@@ -133,5 +133,3 @@ async def test_redis_must_be_configured_if_asked_for() -> None:
     with pytest.raises(ConfigError, match="GRPC_RATE_LIMIT_BACKEND=redis needs REDIS_URL"):
         async with run_server(echo_server(), rate_limit_backend="redis"):
             pass
-
-

@@ -14,12 +14,12 @@ from typing import Any
 
 import grpc
 import pytest
+from echo import SERVICE, Echo, EchoClient, add_echo_to_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from echo import SERVICE, Echo, EchoClient, add_echo_to_server
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError, StartError
 from mysingle.grpc.server import BaseGrpcServer, GrpcServerConfig

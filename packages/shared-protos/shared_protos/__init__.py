@@ -1,0 +1,1 @@
+"""Every contract of the platform, and the stubs made from them."""

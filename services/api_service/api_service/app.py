@@ -6,13 +6,13 @@ import sys
 from typing import Annotated
 
 from fastapi import FastAPI, Query
-from mysingle.core.errors import ConfigError
-from mysingle.http import install
 from pydantic import BaseModel
-from shared_protos import math_pb2
 
 from api_service.config import ApiSettings
 from api_service.math_client import MathClient
+from mysingle.core.errors import ConfigError
+from mysingle.http import install
+from shared_protos import math_pb2
 
 __all__ = ["Sum", "app", "create_app"]
 

@@ -9,6 +9,7 @@ import os
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from mysingle.cli.walk import Walk, http_get, run
 from mysingle.grpc.errors import GrpcCallError
 from shared_protos import math_pb2, math_pb2_grpc

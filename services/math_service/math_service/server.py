@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from mysingle.grpc.errors import GrpcError
-from mysingle.grpc.server import BaseGrpcServer
-from shared_protos import math_pb2, math_pb2_grpc
 
 from math_service.config import MathSettings
 from math_service.core import INT32_MAX, INT32_MIN, add
+from mysingle.grpc.errors import GrpcError
+from mysingle.grpc.server import BaseGrpcServer
+from shared_protos import math_pb2, math_pb2_grpc
 
 __all__ = ["MathServer", "MathService"]
 
