@@ -1,4 +1,4 @@
-"""api_service as a real uvicorn process, with a real gRPC server behind it."""
+"""api_service over real HTTP connections, with a real gRPC server behind it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+import uvicorn
 
+from api_service.app import create_app
+from api_service.config import ApiSettings
 from mysingle.cli.walk import Walk, http_get
 from mysingle.core.context import current
+from mysingle.grpc.client import close_channels
 from mysingle.grpc.errors import GrpcError
 from mysingle.testing import run_server, server_of
 from shared_protos import math_pb2, math_pb2_grpc
@@ -49,13 +53,41 @@ def backend_server(backend):
     return server_of(lambda s: math_pb2_grpc.add_MathServiceServicer_to_server(backend, s))
 
 
+class Http(uvicorn.Server):
+    """uvicorn that says when it is up."""
+
+    def __init__(self, app):
+        super().__init__(uvicorn.Config(app, port=0, log_config=None))
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        self.up.set()
+
+
 @asynccontextmanager
-async def api(target, **environment):
-    """The base URL of a running api_service."""
+async def api(target, **settings):
+    """The base URL of api_service, running in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MATH_SERVICE_GRPC_TARGET", target)
+        server = Http(create_app(ApiSettings(_env_file=None, ENVIRONMENT="test", **settings)))
+        serving = asyncio.create_task(server.serve())
+        await server.up.wait()
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+            await close_channels()
+
+
+@asynccontextmanager
+async def program(target):
+    """The base URL of api_service, running as the program of document E."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "api_service.app:app", "--port", "0"),
         cwd=HERE,
-        env={**os.environ, "MATH_SERVICE_GRPC_TARGET": target, **environment},
+        env={**os.environ, "MATH_SERVICE_GRPC_TARGET": target},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -74,17 +106,18 @@ async def api(target, **environment):
 
 
 @asynccontextmanager
-async def both(**environment):
+async def both(run=api, **settings):
     backend = Backend()
     async with (
         run_server(backend_server(backend), enable_auth=False) as server,
-        api(server.address, **environment) as url,
+        run(server.address, **settings) as url,
     ):
         yield url, backend, server
 
 
-async def test_document_e_three_and_five_are_eight():
-    async with both() as (url, _, _):
+@pytest.mark.parametrize("run", [api, program])
+async def test_document_e_three_and_five_are_eight(run):
+    async with both(run) as (url, _, _):
         answer = await http_get(f"{url}/add?a=3&b=5")
     assert (answer.status, json.loads(answer.body)) == (200, {"result": 8})
 
@@ -116,7 +149,7 @@ async def test_a_fault_of_the_backend_is_500_and_tells_nothing():
 
 
 async def test_a_backend_that_is_too_slow_is_504_and_its_call_is_cancelled():
-    async with both(GRPC_CLIENT_TIMEOUT_SECONDS="0.3") as (url, backend, _):
+    async with both(GRPC_CLIENT_TIMEOUT_SECONDS=0.3) as (url, backend, _):
         answer = await http_get(f"{url}/add?a=1004&b=0")
         await backend.cancelled.wait()
     assert answer.status == 504
@@ -126,8 +159,7 @@ async def test_a_dead_backend_is_502_until_it_is_back():
     backend = Backend()
     async with run_server(backend_server(backend), enable_auth=False) as server:
         port = server.port
-    environment = {"GRPC_CLIENT_BREAKER_FAILURES": "0"}
-    async with api(f"localhost:{port}", **environment) as url:
+    async with api(f"localhost:{port}", GRPC_CLIENT_BREAKER_FAILURES=0) as url:
         dead = await http_get(f"{url}/add?a=3&b=5")
         async with run_server(backend_server(backend), enable_auth=False, port=port):
             alive = dead
@@ -153,7 +185,7 @@ async def test_many_at_once_each_get_their_own_answer():
 
 
 async def test_metrics_count_the_calls_as_document_a_greps_them():
-    async with both() as (url, _, _):
+    async with both(program) as (url, _, _):
         await http_get(f"{url}/add?a=1&b=1")
         answer = await http_get(f"{url}/metrics")
     lines = [line for line in answer.body.splitlines() if "mysingle_grpc" in line]
