@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
-from weakref import WeakKeyDictionary
-
-import grpc
-import grpc.aio
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
-from mysingle.grpc._breaker import CircuitBreaker
-from mysingle.grpc._channel import ClientChannel, MetadataPairs, outgoing_metadata
-from mysingle.grpc._tls import client_credentials
+from mysingle.grpc._channel import ClientChannel
+from mysingle.grpc._client_metadata import MetadataPairs, OutgoingMetadata
+from mysingle.grpc._client_options import configured_target, default_settings, retry_names
+from mysingle.grpc._client_pool import SharedTransport, acquire, close_channels
 
 __all__ = ["BaseGrpcClient", "close_channels"]
 
@@ -35,165 +28,113 @@ class BaseGrpcClient(Generic[StubT]):
         async with MathClient(user_id="alice") as client:
             reply = await client.stub.Add(math_pb2.AddRequest(a=3, b=5))
 
-    Calls made inside of a served call carry its user id, its correlation id and what is left of
-    its deadline. All clients of one target in an event loop share a connection. A call that
-    fails raises [GrpcCallError][mysingle.grpc.errors.GrpcCallError].
+    Calls made inside of a served call carry its user id, its correlation id, its trace and what
+    is left of its deadline. All clients of one target in an event loop share a connection, so
+    that making one for each request costs little. A call that fails raises
+    [GrpcCallError][mysingle.grpc.errors.GrpcCallError] where it is awaited, read or written:
+    with `UNAVAILABLE` and `retry_after` while the target's circuit breaker is open, and with
+    `DEADLINE_EXCEEDED`, unsent, where the enclosing call has no time left.
+
+    A client belongs to one event loop and may make any number of calls at once.
 
     Args:
-        target: Where the service is, as a gRPC target (`dns:///name:port`, `unix:/path`). If
-            left out: the environment variable of the service name (`MATH_SERVICE_GRPC_TARGET`),
-            else `default_target`.
+        target: Where the service is, as a gRPC target: `name:port` or `dns:///name:port` (calls
+            go to all addresses of the name in turn), `ipv4:10.0.0.1:50051,10.0.0.2:50051`,
+            `unix:/path`. If left out: `MATH_SERVICE_GRPC_TARGET` or `MATH_SERVICE_GRPC_ADDRESS`
+            (after `service_name`) in settings, environment or `.env` files, else
+            `default_target`.
         settings: Time-outs, TLS, retries; read from the environment if left out.
         user_id: Sent as `user-id`; that of the enclosing call if left out.
-        token: Sent as bearer token.
+        token: A JWT, sent as `authorization: Bearer`.
+        timeout: Seconds for each call that is not given its own; never longer than the
+            enclosing call has left. If left out: what that has left, or
+            `GRPC_CLIENT_TIMEOUT_SECONDS` outside of any call. `math.inf` is no deadline.
         metadata: Sent with each call besides.
 
     Attributes:
         stub_class: The generated stub.
-        service_name: For the environment variable.
+        service_name: For the name of the setting.
         default_target: Where the service is if nothing else says.
-        idempotent_methods: Names of methods, or `*`, that may be tried again after the server
-            may have begun to serve them. Any other call is sent again only if it never reached
-            a server.
-        stub: The stub, inside of `async with`.
+        idempotent_methods: Methods that may be tried again after a server may have begun to
+            serve them, as `Get`, `/package.Service/Get`, or `*` for all. Any other call is sent
+            again only if it certainly reached no server.
+
+    Raises:
+        ConfigError: There is no target, or an idempotent method that the stub does not have.
+        ValueError: `timeout` is not positive, or a value cannot be sent as metadata.
     """
 
     stub_class: ClassVar[Any]
     service_name: ClassVar[str] = ""
     default_target: ClassVar[str] = ""
     idempotent_methods: ClassVar[Sequence[str]] = ()
-    stub: StubT
 
     def __init__(
         self,
         target: str | None = None,
         *,
         settings: CommonSettings | None = None,
-        user_id: str = "",
-        token: str = "",
+        user_id: str | None = None,
+        token: str | None = None,
+        timeout: float | None = None,
         metadata: MetadataPairs = (),
     ) -> None:
-        self._settings = settings or CommonSettings()
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be positive, not {timeout}")
+        self._settings = settings or default_settings()
         self.target = target or self._configured_target()
-        self._metadata = outgoing_metadata(user_id, token, metadata, None)
+        self._timeout = timeout
+        self._metadata = OutgoingMetadata(
+            user_id or "", token or "", metadata, tracing=self._settings.GRPC_ENABLE_TRACING
+        )
+        self._retried = retry_names(self.stub_class, tuple(self.idempotent_methods))
+        self._transports: list[SharedTransport] = []
+        self._stub: StubT | None = None
 
     def _configured_target(self) -> str:
-        variable = re.sub(r"\W", "_", self.service_name).upper() + "_GRPC_TARGET"
-        target = os.environ.get(variable) if self.service_name else None
+        target = ""
+        if self.service_name:
+            target = configured_target(self.service_name, self._settings)
         if not (target or self.default_target):
-            raise ConfigError(f"{type(self).__name__} has no target: set {variable}")
+            name = f"{self.service_name or 'its service'}".replace("-", "_").upper()
+            raise ConfigError(f"{type(self).__name__} has no target: set {name}_GRPC_TARGET")
         return target or self.default_target
 
+    @property
+    def stub(self) -> StubT:
+        """The stub, inside of `async with`.
+
+        Raises:
+            RuntimeError: Outside of it.
+        """
+        if self._stub is None:
+            raise RuntimeError(f"use {type(self).__name__} inside of `async with`")
+        return self._stub
+
+    @property
+    def channel(self) -> ClientChannel:
+        """The channel under the stub, for other stubs of the same server.
+
+        Raises:
+            RuntimeError: Outside of `async with`.
+        """
+        if not self._transports:
+            raise RuntimeError(f"use {type(self).__name__} inside of `async with`")
+        return ClientChannel(
+            self._transports[-1],
+            self._metadata,
+            self._timeout,
+            self._settings.GRPC_CLIENT_TIMEOUT_SECONDS,
+        )
+
     async def __aenter__(self) -> Self:
-        shared = _shared_channel(
-            self.target, self._settings, self.stub_class, tuple(self.idempotent_methods)
-        )
-        channel = ClientChannel(
-            shared.channel, self.target, self._settings, shared.breaker, self._metadata
-        )
-        self.stub = self.stub_class(channel)
+        self._transports.append(await acquire(self.target, self._settings, self._retried))
+        self._stub = cast(StubT, self.stub_class(self.channel))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Leaves the shared connection open for the next client; see [close_channels][]."""
-
-
-class _Shared:
-    """What the clients of one target share."""
-
-    def __init__(self, channel: grpc.aio.Channel, breaker: CircuitBreaker) -> None:
-        self.channel = channel
-        self.breaker = breaker
-
-
-_channels: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Shared]] = WeakKeyDictionary()
-
-
-def _shared_channel(
-    target: str, settings: CommonSettings, stub_class: Any, idempotent: tuple[str, ...]
-) -> _Shared:
-    of_loop = _channels.setdefault(asyncio.get_running_loop(), {})
-    key = (
-        target,
-        os.getpid(),
-        stub_class if idempotent else None,
-        idempotent,
-        *(
-            getattr(settings, name)
-            for name in (
-                "GRPC_CLIENT_TLS",
-                "GRPC_CLIENT_TLS_CA_FILE",
-                "GRPC_CLIENT_TLS_CERT_FILE",
-                "GRPC_CLIENT_TLS_KEY_FILE",
-                "GRPC_CLIENT_RETRY_MAX_ATTEMPTS",
-                "GRPC_CLIENT_BREAKER_FAILURES",
-                "GRPC_CLIENT_BREAKER_RESET_SECONDS",
-                "GRPC_MAX_RECEIVE_MESSAGE_BYTES",
-            )
-        ),
-    )
-    shared = of_loop.get(key)
-    if shared is None:
-        shared = of_loop[key] = _Shared(
-            _open(target, settings, idempotent),
-            CircuitBreaker(
-                settings.GRPC_CLIENT_BREAKER_FAILURES, settings.GRPC_CLIENT_BREAKER_RESET_SECONDS
-            ),
-        )
-    return shared
-
-
-def _open(target: str, settings: CommonSettings, idempotent: tuple[str, ...]) -> grpc.aio.Channel:
-    options: list[tuple[str, Any]] = [
-        ("grpc.service_config", json.dumps(service_config(settings, idempotent))),
-        ("grpc.max_receive_message_length", settings.GRPC_MAX_RECEIVE_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", settings.GRPC_MAX_SEND_MESSAGE_BYTES),
-    ]
-    credentials = client_credentials(settings)
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options=options)
-    return grpc.aio.secure_channel(target, credentials, options=options)
-
-
-def service_config(settings: CommonSettings, idempotent: Sequence[str]) -> dict[str, Any]:
-    """The service config (https://github.com/grpc/grpc/blob/master/doc/service_config.md).
-
-    Calls go to all resolved addresses in turn. Idempotent methods are retried on `UNAVAILABLE`
-    with growing pauses; retries stop when more than about one call in ten fails, so that they
-    never add to the load of a server that is failing.
-    """
-    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    attempts = settings.GRPC_CLIENT_RETRY_MAX_ATTEMPTS
-    if attempts > 1 and idempotent:
-        config["methodConfig"] = [
-            {
-                "name": [_name_of(method) for method in idempotent],
-                "retryPolicy": {
-                    "maxAttempts": attempts,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-        config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
-    return config
-
-
-def _name_of(method: str) -> dict[str, str]:
-    """`*` is every method; others are full names such as `/math.MathService/Add`."""
-    if method == "*":
-        return {}
-    service, slash, name = method.removeprefix("/").partition("/")
-    if not slash:
-        raise ConfigError(
-            f"idempotent_methods: {method!r} is no full name such as '/math.MathService/Add'"
-        )
-    return {"service": service, "method": name}
-
-
-async def close_channels() -> None:
-    """Closes the shared connections of this event loop."""
-    for shared in _channels.pop(asyncio.get_running_loop(), {}).values():
-        await shared.channel.close()
+        transport = self._transports.pop()
+        if not self._transports:
+            self._stub = None
+        await transport.release()
