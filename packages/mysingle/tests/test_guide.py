@@ -138,7 +138,7 @@ async def grpc_server(tmp_path: Path) -> AsyncIterator[GenAIGrpcServer]:
             settings,
             service_name="test-service",
             port=0,
-            enable_reflection=settings.ENVIRONMENT in ["test"],
+            enable_reflection=settings.ENVIRONMENT in ["development", "test"],
             reflection_service_names=[SERVICE, "grpc.reflection.v1alpha.ServerReflection"],
             auth_exempt_methods=["/grpc.health.v1.Health/Check"],
         )
