@@ -47,7 +47,7 @@ class LoggingInterceptor(Interceptor):
             level = _level(code)
         if not _log.isEnabledFor(level):
             return
-        fields = {
+        fields: dict[str, object] = {
             "grpc_type": call.method.grpc_type,
             "code": code.name,
             "duration_ms": round((time.perf_counter() - call.started) * 1000, 3),
@@ -55,8 +55,19 @@ class LoggingInterceptor(Interceptor):
         }
         if code is not _Code.OK:
             fields["error"] = outcome.message
-        with_traceback = outcome.error if code in _OUR_FAULT else None
-        _log.log(level, "%s", call.method.full_name, extra=fields, exc_info=with_traceback)
+        error = outcome.error if code in _OUR_FAULT else None
+        # Made by hand: Logger.log() would walk the stack for the line that logs, always this one.
+        record = logging.LogRecord(
+            _log.name,
+            level,
+            __file__,
+            0,
+            call.method.full_name,
+            None,
+            (type(error), error, error.__traceback__) if error is not None else None,
+        )
+        record.__dict__.update(fields)
+        _log.handle(record)
 
     def refused(self, call: CallContext, outcome: Outcome) -> None:
         """A refused call is a call too."""
