@@ -48,9 +48,7 @@ def install(
     async def readyz() -> Response:
         passed = await asyncio.gather(*(_passes(check) for check in checks.values()))
         state = dict(zip(checks, passed, strict=True))
-        return JSONResponse(
-            {"ready": all(passed), "checks": state}, 200 if all(passed) else 503
-        )
+        return JSONResponse({"ready": all(passed), "checks": state}, 200 if all(passed) else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
