@@ -42,9 +42,7 @@ def main() -> None:
     for tool in ("h2load", "taskset"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is not installed (Debian: apt-get install nghttp2-client util-linux)")
-    names = [
-        name for name in SERVERS if not options.only or name in options.only or name == PEER
-    ]
+    names = [name for name in SERVERS if not options.only or name in options.only or name == PEER]
     rates: dict[str, list[float]] = {name: [] for name in names}
     rounds = [name for _ in range(options.rounds) for name in names]
     for name in track(rounds, "measuring", console=Console(stderr=True)):
