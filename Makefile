@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test lint format proto baseline lock bench clean
+.PHONY: help setup up demo test lint format proto lock bench clean
 
 bin := .venv/bin
 export PATH := $(CURDIR)/$(bin):$(PATH)
@@ -28,19 +28,16 @@ format: setup ## Put the code in shape
 	@$(bin)/ruff check --fix --quiet .
 	@$(bin)/ruff format --quiet .
 
-proto: setup ## Generate stubs from the contracts
-	@$(bin)/mysingle proto
+proto: setup ## Generate stubs from the contracts; a change that breaks clients is refused
+	@exec scripts/proto $(ARGS)
 
-baseline: setup ## Accept today's contracts as what later ones must not break
-	@scripts/baseline
-
-lock: setup ## Pin the newest versions in requirements.lock
-	@$(bin)/uv lock --quiet --upgrade
-	@$(bin)/uv export --quiet --format requirements.txt --no-emit-workspace --no-header \
-	  --all-packages --all-groups --all-extras --output-file requirements.lock
+lock: ## Pin what pyproject.toml files ask for; ARGS=--upgrade takes the newest
+	@scripts/lock $(ARGS)
+	@scripts/setup
 
 bench: setup ## Measure against the peers
 	@exec $(bin)/python -m benchmarks $(ARGS)
 
 clean: ## Remove what was made
-	@rm -rf .venv .mysingle logs dist build uv.lock
+	@rm -rf .venv .mysingle .*_cache logs dist build uv.lock
+	@find packages services tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
