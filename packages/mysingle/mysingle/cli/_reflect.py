@@ -59,6 +59,10 @@ class Reflection:
             AioRpcError: It cannot be reached, or refuses.
         """
         answer = await self._ask(_Request(file_containing_symbol=symbol))
+        parent = symbol.rpartition(".")[0]
+        if answer.HasField("error_response") and parent:
+            # Several servers, grpcio's among them, know services but not their methods.
+            answer = await self._ask(_Request(file_containing_symbol=parent))
         if answer.HasField("error_response"):
             raise click.ClickException(f"{self._connection.target} has no {symbol}")
         for name in self._keep(answer):
