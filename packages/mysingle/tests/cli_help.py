@@ -50,8 +50,13 @@ class Done:
 
 async def mysingle(*words, cwd=None, stdin=None, env=None):
     """Runs `mysingle WORDS…` to its end."""
+    return await run("mysingle", *words, cwd=cwd, stdin=stdin, env=env)
+
+
+async def run(*words, cwd=None, stdin=None, env=None):
+    """Runs `python -m WORDS…` to its end."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mysingle", *words),
+        *(sys.executable, "-m", *words),
         cwd=cwd,
         env=env,
         stdin=asyncio.subprocess.PIPE,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from cli_help import make_workspace, mysingle, running
+from cli_help import make_workspace, mysingle, run, running
 
 from mysingle.cli._scaffold import create
 from mysingle.core.errors import ConfigError
@@ -35,15 +33,13 @@ async def test_what_it_makes_passes_its_test_and_serves(workspace):
     environment = environment_for(workspace, "order_book")
     service = workspace / "services" / "order_book_service"
 
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
-        + [str(service)],
+    tested = await run(
+        *("pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", str(service)),
+        cwd=workspace,
         env=environment,
-        capture_output=True,
-        text=True,
     )
-    assert tested.returncode == 0, tested.stdout
-    assert "3 passed" in tested.stdout
+    assert tested.code == 0, tested.out
+    assert "3 passed" in tested.out
 
     walked = await mysingle("demo", "order_book", cwd=workspace, env=environment)
     assert walked.code == 0, walked
@@ -57,27 +53,19 @@ async def test_what_it_makes_passes_its_test_and_serves(workspace):
 
 
 async def test_what_it_makes_is_clean(workspace):
+    (workspace / "ruff.toml").write_text("line-length = 100\nlint.select = ['ALL']\n")
     create(workspace, "zebra")
     service = workspace / "services" / "zebra_service"
-    for command in (
-        ("ruff", "check", "--isolated", "--select", "E,F,I,UP,B", "--line-length", "100"),
-        ("ruff", "format", "--isolated", "--check", "--line-length", "100"),
-        ("mypy", "--strict", "--no-incremental"),
+    env = environment_for(workspace, "zebra")
+    rules = ("E", "F", "I", "UP", "B", "D1", "N", "RUF")
+    for words in (
+        ("ruff", "check", "--select", ",".join(rules), str(service / "zebra_service")),
+        ("ruff", "check", "--select", "E,F,I,UP,B", str(service / "tests")),
+        ("ruff", "format", "--check", str(service)),
+        ("mypy", "--strict", "--no-incremental", str(service / "zebra_service")),
     ):
-        what = service / "zebra_service" if command[0] == "mypy" else service
-        done = subprocess.run(
-            [sys.executable, "-m", *command, str(what)],
-            cwd=workspace,
-            env={
-                **os.environ,
-                "MYPYPATH": environment_for(workspace, "zebra")["PYTHONPATH"],
-            },
-            capture_output=True,
-            text=True,
-        )
-        if command[0] == "mypy" and "import-untyped" in done.stdout:
-            continue
-        assert done.returncode == 0, done.stdout
+        done = await run(*words, cwd=workspace, env={**env, "MYPYPATH": env["PYTHONPATH"]})
+        assert done.code == 0, done.out
 
 
 def test_it_takes_the_next_port_and_tells_mypy(workspace):

@@ -81,7 +81,7 @@ def create(root: Path, name: str) -> Made:
     proto = package / "v1" / f"{name}.proto"
     files.append(_render(_TEMPLATES / "contract.proto.tmpl", proto, values))
     files.extend(path for path in generate(contracts, contracts) if package in path.parents)
-    _tidy(directory)
+    _tidy(root, directory)
     _tell_mypy(root / "pyproject.toml", f"services/{directory.name}")
     return Made(directory, proto, files)
 
@@ -140,12 +140,12 @@ def _render(template: Path, target: Path, values: Mapping[str, str]) -> Path:
     return target
 
 
-def _tidy(directory: Path) -> None:
+def _tidy(root: Path, directory: Path) -> None:
     """Puts imports and long lines in the order that depends on the name, where ruff is there."""
     ruff = Path(sys.executable).parent / "ruff"
     if ruff.exists():
         for command in (("check", "--fix", "--select", "I"), ("format",)):
-            subprocess.run([str(ruff), *command, "--quiet", str(directory)], check=False)
+            subprocess.run([str(ruff), *command, "--quiet", str(directory)], cwd=root, check=False)
 
 
 def _tell_mypy(file: Path, place: str) -> None:
