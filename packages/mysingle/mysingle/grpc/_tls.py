@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+# cryptography is imported where it is used: plaintext, the most frequent case, does without.
 
 __all__ = ["client_credentials", "server_credentials"]
 
@@ -16,13 +23,17 @@ _log = logging.getLogger("mysingle.grpc")
 
 
 def server_credentials(settings: CommonSettings) -> grpc.ServerCredentials | None:
-    """Credentials that follow the files: replaced certificates serve new connections.
+    """Credentials that follow the files: replaced ones serve new connections.
+
+    That goes for certificate, key and client CA alike. A replacement that cannot be used is
+    reported once, and what was there before stays in use.
 
     Returns:
         None where no certificate is set, which means plaintext.
 
     Raises:
-        ConfigError: A file is missing, unreadable or no PEM; one line names setting and path.
+        ConfigError: A file cannot be read or used, or the key is not the certificate's; one
+            line names setting and path.
     """
     if settings.GRPC_TLS_CERT_FILE is None or settings.GRPC_TLS_KEY_FILE is None:
         return None
@@ -39,8 +50,11 @@ def server_credentials(settings: CommonSettings) -> grpc.ServerCredentials | Non
 def client_credentials(settings: CommonSettings) -> grpc.ChannelCredentials | None:
     """Credentials for calls to other servers; None for plaintext.
 
+    Without a CA file the authorities that gRPC brings along are trusted.
+
     Raises:
-        ConfigError: A file is missing, unreadable or no PEM; one line names setting and path.
+        ConfigError: A file cannot be read or used, or the key is not the certificate's; one
+            line names setting and path.
     """
     ca, cert, key = (
         settings.GRPC_CLIENT_TLS_CA_FILE,
@@ -49,10 +63,13 @@ def client_credentials(settings: CommonSettings) -> grpc.ChannelCredentials | No
     )
     if not (settings.GRPC_CLIENT_TLS or ca or cert):
         return None
+    chain = private = None
+    if cert and key:
+        chain, private = _pair(cert, key, "GRPC_CLIENT_TLS_CERT_FILE", "GRPC_CLIENT_TLS_KEY_FILE")
     return grpc.ssl_channel_credentials(
-        root_certificates=_read(ca, "GRPC_CLIENT_TLS_CA_FILE") if ca else None,
-        private_key=_read(key, "GRPC_CLIENT_TLS_KEY_FILE") if key else None,
-        certificate_chain=_read(cert, "GRPC_CLIENT_TLS_CERT_FILE") if cert else None,
+        root_certificates=_certificates(ca, "GRPC_CLIENT_TLS_CA_FILE") if ca else None,
+        private_key=private,
+        certificate_chain=chain,
     )
 
 
@@ -72,11 +89,10 @@ class _ServerFiles:
             ConfigError: One of them cannot be used.
         """
         self._seen = self._stamps()
-        cert = _read(self._cert, "GRPC_TLS_CERT_FILE")
-        key = _read(self._key, "GRPC_TLS_KEY_FILE")
-        _check_pair(cert, key, self._cert, self._key)
-        ca = _read(self._client_ca, "GRPC_TLS_CLIENT_CA_FILE") if self._client_ca else None
-        return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
+        cert, key = _pair(self._cert, self._key, "GRPC_TLS_CERT_FILE", "GRPC_TLS_KEY_FILE")
+        ca = self._client_ca
+        trusted = _certificates(ca, "GRPC_TLS_CLIENT_CA_FILE") if ca else None
+        return grpc.ssl_server_certificate_configuration([(key, cert)], trusted)
 
     def reload_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """For gRPC, which asks at each handshake; None keeps what it has.
@@ -88,10 +104,10 @@ class _ServerFiles:
             if self._stamps() == self._seen:
                 return None
             configuration = self.load()
-        except ConfigError as error:
-            _log.error("the old certificate stays in use: %s", error)
+        except Exception as error:  # out of here it would fail the handshake
+            _log.error("TLS: the old files stay in use: %s", error)
             return None
-        _log.info("certificate reloaded from %s", self._cert)
+        _log.info("TLS: files reloaded, certificate %s", self._cert)
         return configuration
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...]:
@@ -110,34 +126,51 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 def _read(path: Path, setting: str) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from None
-    if b"-----BEGIN " not in content:
-        raise ConfigError(f"{setting}: {path} is no PEM file")
+
+
+def _certificates(path: Path, setting: str) -> bytes:
+    """The content of a file of certificates, once it is clear that it can be used."""
+    content = _read(path, setting)
+    _first_certificate(content, path, setting)
     return content
 
 
-def _check_pair(cert: bytes, key: bytes, cert_path: Path, key_path: Path) -> None:
-    from cryptography import x509
+def _first_certificate(content: bytes, path: Path, setting: str) -> Certificate:
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        first = load_pem_x509_certificates(content)[0]
+    except ValueError:
+        raise ConfigError(f"{setting}: {path} is no PEM file of certificates") from None
+    if first.not_valid_after_utc < datetime.now(UTC):
+        # No error: whoever looks at the log is helped, and a clock may be wrong.
+        _log.warning("%s: %s expired on %s", setting, path, first.not_valid_after_utc.date())
+    return first
+
+
+def _pair(
+    cert_path: Path, key_path: Path, cert_setting: str, key_setting: str
+) -> tuple[bytes, bytes]:
+    """The content of a certificate file and of the file with its key."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         PublicFormat,
         load_pem_private_key,
     )
 
-    try:
-        certified = x509.load_pem_x509_certificate(cert).public_key()
-    except ValueError:
-        raise ConfigError(f"GRPC_TLS_CERT_FILE: {cert_path} holds no certificate") from None
+    cert, key = _read(cert_path, cert_setting), _read(key_path, key_setting)
+    certified = _first_certificate(cert, cert_path, cert_setting).public_key()
     try:
         private = load_pem_private_key(key, password=None).public_key()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(
-            f"GRPC_TLS_KEY_FILE: {key_path} holds no private key without a password"
+            f"{key_setting}: {key_path} holds no PEM private key without a password"
         ) from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if certified.public_bytes(*form) != private.public_bytes(*form):
-        raise ConfigError(
-            f"GRPC_TLS_KEY_FILE: {key_path} is not the key of GRPC_TLS_CERT_FILE {cert_path}"
-        )
+        raise ConfigError(f"{key_setting}: {key_path} is not the key of {cert_setting} {cert_path}")
+    return cert, key

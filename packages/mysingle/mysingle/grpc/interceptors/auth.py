@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
-
-import grpc
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._errors import GrpcError
-from mysingle.grpc._jwt import InvalidToken, TokenVerifier, jwt_is_configured
+from mysingle.grpc._identity import Unidentified, from_certificate, from_header
 from mysingle.grpc._method import MethodSet
 from mysingle.grpc.interceptors._base import Interceptor
+
+if TYPE_CHECKING:
+    from mysingle.grpc._jwt import TokenVerifier
 
 __all__ = ["AuthInterceptor"]
 
 _log = logging.getLogger("mysingle.grpc")
-_MAX_USER_ID = 256
 
 
 class AuthInterceptor(Interceptor):
@@ -29,92 +30,90 @@ class AuthInterceptor(Interceptor):
     - `user-id`: the metadata `user-id` or `x-user-id`. Whoever can reach the port can write
       it, so this is for networks where only a gateway can.
     - `jwt`: the subject of the bearer token, once verified. A `user-id` sent along is ignored.
-    - `mtls`: the name in the client's certificate: its first alternative name, else its common
-      name.
+    - `mtls`: the name in the client's certificate: its first URI, DNS name or email among the
+      alternative names, else its common name. A `user-id` sent along is ignored.
+    - `auto`: `jwt` where a key to verify tokens with is set, else `user-id`.
 
-    Exempt methods need none; a valid identity sent to them is used all the same.
+    Exempt methods need no identity. A valid one sent to them is used all the same; an invalid
+    one counts as none.
+
+    Without this step (`GRPC_ENABLE_AUTH=false`) nobody is identified: a `user-id` header is
+    only a claim then, and neither cache keys nor the rate limit go by it.
+
+    Args:
+        settings: Where identities come from, and what proves them.
+        exempt: Methods that serve anybody.
 
     Raises:
-        ConfigError: The chosen source lacks the setting it needs.
+        ConfigError: The chosen source lacks the setting it needs; one line names it.
     """
 
     def __init__(self, settings: CommonSettings, exempt: MethodSet) -> None:
         self._exempt = exempt
-        source = settings.GRPC_AUTH_IDENTITY
-        if source == "auto":
-            source = "jwt" if jwt_is_configured(settings) else "user-id"
-        if source == "mtls" and settings.GRPC_TLS_CLIENT_CA_FILE is None:
-            raise ConfigError("GRPC_AUTH_IDENTITY=mtls needs GRPC_TLS_CLIENT_CA_FILE")
-        self._verifier = TokenVerifier(settings) if source == "jwt" else None
-        self._source = source
+        self._verifier: TokenVerifier | None = None
+        self._identify: Callable[[CallContext], str | Awaitable[str]] = from_header
+        source = _source_of(settings)
+        if source == "jwt":
+            # Here, because PyJWT and cryptography take a tenth of a second to load.
+            from mysingle.grpc._jwt import TokenVerifier
+
+            self._verifier = TokenVerifier(settings)
+            self._identify = self._verifier.identify
+        elif source == "mtls":
+            self._identify = from_certificate
 
     def before(self, call: CallContext) -> Awaitable[None] | None:
-        """Sets the user id in the request context.
+        """Sets the user id in the request context; waits only where keys have to be fetched.
 
         Raises:
             GrpcError: `UNAUTHENTICATED`; the method is not exempt and nobody was identified.
+                `UNAVAILABLE`; there is a token, and no key could be fetched yet.
         """
-        if self._verifier is not None:
-            return self._by_token(call, self._verifier)
-        user_id = _from_header(call) if self._source == "user-id" else _from_certificate(call)
-        if user_id:
-            call.request_context.user_id = user_id
-        elif call.method not in self._exempt:
-            what = "user-id" if self._source == "user-id" else "client certificate"
-            raise _refusal(f"Missing {what}")
-        return None
-
-    def _by_token(self, call: CallContext, verifier: TokenVerifier) -> Awaitable[None] | None:
         try:
-            token = _bearer_token(call)
-            known = verifier.known(token)
-        except InvalidToken as error:
-            self._refuse(call, error)
+            found = self._identify(call)
+        except Unidentified as error:
+            self._go_on_without(call, error)
             return None
-        if known is None:
-            return self._verify(call, verifier, token)
-        call.request_context.user_id = known
-        return None
+        if isinstance(found, str):
+            call.request_context.user_id = found
+            return None
+        return self._when_verified(call, found)
 
-    async def _verify(self, call: CallContext, verifier: TokenVerifier, token: str) -> None:
+    async def close(self) -> None:
+        """Ends a fetch of keys that is under way."""
+        if self._verifier is not None:
+            await self._verifier.close()
+
+    async def _when_verified(self, call: CallContext, found: Awaitable[str]) -> None:
         try:
-            call.request_context.user_id = await verifier.verify(token)
-        except InvalidToken as error:
-            self._refuse(call, error)
+            call.request_context.user_id = await found
+        except Unidentified as error:
+            self._go_on_without(call, error)
 
-    def _refuse(self, call: CallContext, error: InvalidToken) -> None:
+    def _go_on_without(self, call: CallContext, error: Unidentified) -> None:
+        """Lets an exempt method be called by nobody in particular; refuses any other."""
         if call.method in self._exempt:
             return
-        _log.debug("token refused: %s", error.reason)
-        raise _refusal(str(error)) from None
+        _log.debug("%s refused: %s", call.method.full_name, error.reason)
+        raise GrpcError(error.code, str(error), retry_after=error.retry_after) from None
 
 
-def _refusal(message: str) -> GrpcError:
-    return GrpcError(grpc.StatusCode.UNAUTHENTICATED, message)
-
-
-def _from_header(call: CallContext) -> str:
-    sent = {
-        value.strip() if isinstance(value, str) else ""
-        for key, value in call.invocation_metadata()
-        if key in ("user-id", "x-user-id")
-    }
-    if len(sent) > 1:  # whoever reads the other one would see another user
-        raise _refusal("More than one user-id")
-    user_id = sent.pop() if sent else ""
-    if len(user_id) > _MAX_USER_ID or not user_id.isprintable():
-        raise _refusal("Invalid user-id")
-    return user_id
-
-
-def _from_certificate(call: CallContext) -> str:
-    for identity in call.peer_identities() or ():
-        return identity.decode("utf-8", "replace")
-    return ""
-
-
-def _bearer_token(call: CallContext) -> str:
-    scheme, _, token = call.text("authorization").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise InvalidToken("Missing bearer token")
-    return token.strip()
+def _source_of(settings: CommonSettings) -> str:
+    source: str = settings.GRPC_AUTH_IDENTITY
+    if source == "mtls" and settings.GRPC_TLS_CLIENT_CA_FILE is None:
+        raise ConfigError("GRPC_AUTH_IDENTITY=mtls needs GRPC_TLS_CLIENT_CA_FILE")
+    if source != "auto":
+        return source
+    if any(
+        getattr(settings, name)
+        for name in ("GRPC_JWT_SECRET", "GRPC_JWT_PUBLIC_KEY_FILE", "GRPC_JWT_JWKS")
+    ):
+        return "jwt"
+    # Whoever says which tokens count, and no key, would be served on the word of a header.
+    for name in ("GRPC_JWT_ISSUER", "GRPC_JWT_AUDIENCE", "GRPC_JWT_ALGORITHMS"):
+        if getattr(settings, name):
+            raise ConfigError(
+                f"{name} is set but no key to verify tokens with: set GRPC_JWT_SECRET, "
+                "GRPC_JWT_PUBLIC_KEY_FILE or GRPC_JWT_JWKS, or GRPC_AUTH_IDENTITY=user-id"
+            )
+    return "user-id"
