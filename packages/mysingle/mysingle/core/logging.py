@@ -10,10 +10,12 @@ import logging
 import os
 import re
 import sys
-from datetime import UTC, datetime
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from mysingle.core._logging_secrets import clean, is_suspect, mask
 from mysingle.core.config import CommonSettings
 from mysingle.core.context import current_or_none
 from mysingle.core.errors import ConfigError
@@ -22,24 +24,26 @@ __all__ = ["JsonFormatter", "ReadableFormatter", "configure_logging"]
 
 _OURS: Final = "_mysingle"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SECRET_KEY: Final = re.compile(
-    r"authorization|token|password|passwd|secret|cookie|api[-_]?key|private[-_]?key", re.IGNORECASE
-)
-_SECRET_TEXT: Final = re.compile(
-    r"(?i:(?P<word>bearer\s+|(?:password|passwd|secret|token|api[-_]?key)\s*[=:]\s*))"
-    r"[^\s,;\"'\\]+"
-    r"|eyJ[\w-]{5,}\.[\w-]+\.[\w-]*"
-)
-_SECRET_HINTS: Final = ("bearer", "password", "passwd", "secret", "token", "api", "eyj")
-_MASK: Final = "***"
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+# What JSON may leave as it is, but terminals and line splitters obey.
+_CONTROLS: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(type(value).__name__)
+
+
+# It knows plain values only; whatever else is in a record goes through clean() first.
+_encode: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), default=_refuse, allow_nan=False
+).encode
 
 
 def configure_logging(settings: CommonSettings) -> None:
     """Sends logs to the console and, if `LOG_FILE` is set, to that file as JSON lines.
 
-    Calling it again changes nothing but the level. Handlers that the program installed on the
-    root logger stay, and then no console handler of ours is added beside them.
+    Calling it again changes the level of `mysingle` and adds a `LOG_FILE` that was not open yet,
+    nothing else. Handlers that the program installed on the root logger stay, and then no
+    console handler of ours is added beside them.
 
     Raises:
         ConfigError: `LOG_FILE` cannot be written.
@@ -47,14 +51,14 @@ def configure_logging(settings: CommonSettings) -> None:
     root = logging.getLogger()
     logging.getLogger("mysingle").setLevel(settings.LOG_LEVEL)
     ours = [handler for handler in root.handlers if getattr(handler, _OURS, False)]
-    if ours:
-        return
-    if root.level in (logging.NOTSET, logging.WARNING):
+    if not ours and root.level in (logging.NOTSET, logging.WARNING):
         root.setLevel(settings.LOG_LEVEL)
     if not root.handlers:
         _install(root, logging.StreamHandler(sys.stderr), _console_formatter(settings))
-    if settings.LOG_FILE is not None:
-        _install(root, _file_handler(settings.LOG_FILE), JsonFormatter(settings.SERVICE_NAME))
+    path = settings.LOG_FILE.absolute() if settings.LOG_FILE is not None else None
+    opened = {handler.path for handler in ours if isinstance(handler, _AppendHandler)}
+    if path is not None and path not in opened:
+        _install(root, _file_handler(path), JsonFormatter(settings.SERVICE_NAME))
 
 
 def _install(root: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:
@@ -76,6 +80,7 @@ class _AppendHandler(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
@@ -100,57 +105,86 @@ def _file_handler(path: Path) -> logging.Handler:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: timestamp, level, logger, message, service, ids, extra fields."""
+    """One JSON object a line: timestamp, level, logger, message, service, ids, extra fields.
+
+    An `extra` field that has the name of one of these is called `extra_…`.
+    """
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without a line break in it: JSON escapes those."""
+        """The line, without a line break or a secret in it."""
         fields: dict[str, Any] = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(
-                timespec="milliseconds"
-            ),
+            "timestamp": f"{_utc(int(record.created))}.{int(record.msecs):03d}+00:00",
             "level": record.levelname,
             "logger": record.name,
-            "message": _mask(record.getMessage()),
+            "message": record.getMessage(),
             "service": self._service,
         }
         _add_ids(fields)
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = record.stack_info
         for key, value in record.__dict__.items():
             if key not in _STANDARD:
-                fields[key] = _clean(key, value)
-        if record.exc_info:
-            fields["exception"] = _mask(self.formatException(record.exc_info))
-        return _encode(fields)
+                fields[f"extra_{key}" if key in fields else key] = value
+        try:
+            line = _encode(fields)
+            suspect = is_suspect(line)
+        except (TypeError, ValueError, RecursionError):
+            suspect = True
+        if suspect:
+            line = _encode({key: clean(key, value) for key, value in fields.items()})
+        return line if line.isascii() else _CONTROLS.sub(_escape, line)
 
 
 class ReadableFormatter(logging.Formatter):
-    """`12:00:00.000 INFO  mysingle.grpc  text  key=value …`, for people in development."""
+    """`12:00:00.000 INFO    mysingle.grpc  text  key=value …`, for people in development."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; control characters in it are escaped, so that a value cannot forge one."""
-        ids: dict[str, Any] = {}
-        _add_ids(ids)
-        extra = {
-            **ids,
-            **{
-                key: _clean(key, value)
-                for key, value in record.__dict__.items()
-                if key not in _STANDARD
-            },
-        }
-        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
-        pairs = "".join(f"  {key}={value}" for key, value in extra.items() if value != "")
-        line = (
-            f"{time}.{record.msecs:03.0f} {record.levelname:<7} {record.name}  "
-            f"{_mask(record.getMessage())}{pairs}"
+        """The line; control characters in it are escaped, so that a value cannot forge one.
+
+        The lines of a traceback are indented, for the same reason.
+        """
+        fields: dict[str, Any] = {}
+        _add_ids(fields)
+        for key, value in record.__dict__.items():
+            if key not in _STANDARD:
+                fields[f"extra_{key}" if key in fields else key] = value
+        now = time.strftime("%H:%M:%S", time.localtime(record.created))
+        pairs = "".join(
+            f"  {key}={clean(key, value)}" for key, value in fields.items() if value != ""
         )
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-        if record.exc_info:
-            line += "\n" + _mask(self.formatException(record.exc_info))
+        line = _printable(
+            f"{now}.{int(record.msecs):03d} {record.levelname:<7} {record.name}  "
+            f"{mask(record.getMessage())}{pairs}"
+        )
+        for block in (
+            self.formatException(record.exc_info) if record.exc_info else "",
+            record.stack_info or "",
+        ):
+            # Split at line feeds only, as terminals do; whatever else splits is escaped.
+            for one in mask(block).split("\n") if block else ():
+                line += "\n    " + _printable(one)
         return line
+
+
+@lru_cache(maxsize=4)
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _add_ids(fields: dict[str, Any]) -> None:
@@ -159,18 +193,9 @@ def _add_ids(fields: dict[str, Any]) -> None:
         fields["correlation_id"] = context.correlation_id
         fields["user_id"] = context.user_id
         fields["method"] = context.method
-
-
-def _clean(key: str, value: Any) -> Any:
-    if _SECRET_KEY.search(key):
-        return _MASK
-    return _mask(value) if isinstance(value, str) else value
-
-
-def _mask(text: str) -> str:
-    # Few lines hold a secret, and looking for these words is a hundred times faster than the
-    # expression, which tries every position.
-    lowered = text.lower()
-    if not any(hint in lowered for hint in _SECRET_HINTS):
-        return text
-    return _SECRET_TEXT.sub(lambda found: (found["word"] or "") + _MASK, text)
+    trace = sys.modules.get("opentelemetry.trace")  # not loaded: there is no span either
+    if trace is not None:
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            fields["trace_id"] = f"{span.trace_id:032x}"
+            fields["span_id"] = f"{span.span_id:016x}"
