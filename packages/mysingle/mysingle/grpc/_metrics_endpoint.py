@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +13,8 @@ from mysingle.core.errors import StartError
 from mysingle.grpc._metrics import render
 
 __all__ = ["MetricsServer", "start_metrics_server"]
+
+_log = logging.getLogger("mysingle.http")
 
 
 class MetricsServer:
@@ -39,18 +43,34 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 32
 
+    def server_bind(self) -> None:
+        """Binds without HTTPServer's look-up of the machine's name, which may take seconds."""
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says little: a scraper that hangs up is none of the operator's trouble."""
+        del request
+        _log.debug("metrics endpoint: request of %s failed", client_address, exc_info=True)
+
 
 def start_metrics_server(port: int, *, ready: Callable[[], bool], host: str = "") -> MetricsServer:
     """Serves the metrics in a thread of its own, so that a busy event loop does not hide them.
 
     Args:
         port: 0 takes a free one.
-        ready: What `/readyz` answers: 200 or 503.
+        ready: What `/readyz` answers: 200 or 503; it is 503 as well if this raises.
         host: Address to listen on; all by default.
 
     Raises:
         StartError: The port is in use.
     """
+
+    def is_ready() -> bool:
+        try:
+            return ready()
+        except Exception:
+            _log.warning("the readiness check failed", exc_info=True)
+            return False
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10.0
@@ -63,7 +83,7 @@ def start_metrics_server(port: int, *, ready: Callable[[], bool], host: str = ""
             elif path == "/healthz":
                 self._answer(200, b"ok\n")
             elif path == "/readyz":
-                self._answer(*((200, b"ready\n") if ready() else (503, b"not ready\n")))
+                self._answer(*((200, b"ready\n") if is_ready() else (503, b"not ready\n")))
             else:
                 self._answer(404, b"try /metrics, /healthz or /readyz\n")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -14,11 +12,9 @@ from mysingle.core.logging import configure_logging
 from mysingle.grpc._metrics import render
 from mysingle.http._correlation import CorrelationMiddleware
 from mysingle.http._errors import add_error_handlers
+from mysingle.http._ready import ReadyCheck, ReadyChecks
 
 __all__ = ["ReadyCheck", "install"]
-
-ReadyCheck = Callable[[], bool | Awaitable[bool]]
-_CHECK_SECONDS = 2.0
 
 
 def install(
@@ -33,12 +29,12 @@ def install(
         app: The application.
         settings: Of the service.
         ready: Checks by name; `/readyz` answers 503 and names those that fail, raise, or take
-            longer than 2 s.
+            longer than 2 s. A plain `def` runs in a thread.
     """
     configure_logging(settings)
     app.add_middleware(CorrelationMiddleware)
     add_error_handlers(app)
-    checks = dict(ready or {})
+    checks = ReadyChecks(ready or {})
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
@@ -46,20 +42,11 @@ def install(
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
-        passed = await asyncio.gather(*(_passes(check) for check in checks.values()))
-        state = dict(zip(checks, passed, strict=True))
-        return JSONResponse({"ready": all(passed), "checks": state}, 200 if all(passed) else 503)
+        state = await checks.run()
+        passed = all(state.values())
+        return JSONResponse({"ready": passed, "checks": state}, 200 if passed else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         body, content_type = render()
         return Response(body, headers={"Content-Type": content_type})
-
-
-async def _passes(check: ReadyCheck) -> bool:
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            result = check()
-            return bool(await result if inspect.isawaitable(result) else result)
-    except Exception:
-        return False

@@ -8,9 +8,21 @@ from typing import Any
 
 from mysingle.core.context import RequestContext, _current
 
-__all__ = ["CorrelationMiddleware"]
+__all__ = ["CorrelationMiddleware", "correlation_id_of"]
 
 _VALID = re.compile(rb"[!-~]{1,128}").fullmatch
+_SCOPE_KEY = "mysingle.correlation_id"
+_STARTS = frozenset({"http.response.start", "websocket.accept"})
+
+
+def correlation_id_of(scope: Any) -> str:
+    """The id of a request; empty where the middleware did not see it.
+
+    For the handler of unexpected errors, which runs outside of every middleware, where the
+    context variable is gone.
+    """
+    found: str = scope.get(_SCOPE_KEY, "")
+    return found
 
 
 class CorrelationMiddleware:
@@ -29,11 +41,14 @@ class CorrelationMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-correlation-id") or headers.get(b"x-request-id") or b""
+        request = headers.get(b"x-request-id", b"")
+        given = headers.get(b"x-correlation-id") or request
         correlation_id = given.decode() if _VALID(given) else uuid.uuid4().hex
+        request_id = request.decode() if _VALID(request) else correlation_id
+        scope[_SCOPE_KEY] = correlation_id
 
         async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in _STARTS:
                 message = {
                     **message,
                     "headers": [
@@ -43,9 +58,7 @@ class CorrelationMiddleware:
                 }
             await send(message)
 
-        token = _current.set(
-            RequestContext(correlation_id=correlation_id, request_id=correlation_id)
-        )
+        token = _current.set(RequestContext(correlation_id=correlation_id, request_id=request_id))
         try:
             await self._app(scope, receive, send_with_id)
         finally:

@@ -6,11 +6,13 @@ import logging
 import math
 
 import grpc
+import grpc.aio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from mysingle.core.context import current
+from mysingle.core.context import RequestContext, _current
 from mysingle.grpc.errors import GrpcCallError, GrpcError
+from mysingle.http._correlation import correlation_id_of
 
 __all__ = ["add_error_handlers", "http_status"]
 
@@ -42,12 +44,22 @@ def http_status(code: grpc.StatusCode) -> int:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answers `{"error": {"code", "message", "trace_id"}}` to whatever a route raises."""
+    """Answers `{"error": {"code", "message", "trace_id"}}` to whatever a route raises.
+
+    `violations` and `reason` are there as well where the error has them.
+    """
     app.add_exception_handler(GrpcError, _on_grpc_error)
+    app.add_exception_handler(grpc.aio.AioRpcError, _on_call_error)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-async def _on_grpc_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_call_error(request: Request, error: Exception) -> JSONResponse:
+    """The error of a plain grpc.aio stub, which is no [GrpcError][] yet."""
+    assert isinstance(error, grpc.aio.AioRpcError)  # noqa: S101  # what it is registered for
+    return await _on_grpc_error(request, GrpcCallError(error))
+
+
+async def _on_grpc_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GrpcError)  # noqa: S101  # what it is registered for
     code = error.code()
     status = http_status(code)
@@ -58,26 +70,42 @@ async def _on_grpc_error(_request: Request, error: Exception) -> JSONResponse:
         status, message = 502, "A service behind this one is unavailable"
     elif status == 500:
         _log.error("%s", error, exc_info=error)
-        message = "Internal error"
+        return _answer(request, 500, code.name, "Internal error")
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
-    return _answer(status, code.name, message, headers, error.violations)
+    elif status == 429:
+        headers["Retry-After"] = "1"  # whoever refused did not say; at once is what it is not
+    answer = _answer(request, status, code.name, message, error)
+    answer.headers.update(headers)
+    return answer
 
 
-async def _on_unexpected(_request: Request, error: Exception) -> JSONResponse:
-    _log.error("unexpected error", exc_info=error)
-    return _answer(500, "INTERNAL", "Internal error", {}, {})
+async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    # It runs outside of every middleware: the id is in the request only, and nobody adds the
+    # header to this answer.
+    correlation_id = correlation_id_of(request.scope)
+    token = _current.set(RequestContext(correlation_id=correlation_id, request_id=correlation_id))
+    try:
+        _log.error("unexpected error", exc_info=error)
+    finally:
+        _current.reset(token)
+    answer = _answer(request, 500, "INTERNAL", "Internal error")
+    if correlation_id:
+        answer.headers["X-Correlation-ID"] = correlation_id
+    return answer
 
 
 def _answer(
-    status: int, code: str, message: str, headers: dict[str, str], violations: dict[str, str]
+    request: Request, status: int, code: str, message: str, error: GrpcError | None = None
 ) -> JSONResponse:
-    error: dict[str, object] = {
+    content: dict[str, object] = {
         "code": code,
         "message": message,
-        "trace_id": current().correlation_id,
+        "trace_id": correlation_id_of(request.scope),
     }
-    if violations:
-        error["violations"] = violations
-    return JSONResponse({"error": error}, status, headers)
+    if error is not None and error.violations:
+        content["violations"] = error.violations
+    if error is not None and error.reason:
+        content["reason"] = error.reason
+    return JSONResponse({"error": content}, status)

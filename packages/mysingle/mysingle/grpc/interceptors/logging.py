@@ -28,8 +28,9 @@ class LoggingInterceptor(Interceptor):
     """Writes method, code, duration, peer and ids of each call to the logger `mysingle.grpc`.
 
     What the caller did wrong is `INFO`, what may need a look `WARNING`, our own faults `ERROR`
-    with the exception. Health checks are `DEBUG`. `GRPC_LOG_SAMPLE` is the share of the calls
-    that ended well and are logged, evenly spread; all others always are.
+    with the exception. Health checks are `DEBUG` unless we are at fault: a watch is cancelled
+    whenever its watcher leaves. `GRPC_LOG_SAMPLE` is the share of the calls that ended well and
+    are logged, evenly spread; all others always are.
     """
 
     def __init__(self, settings: CommonSettings) -> None:
@@ -39,13 +40,12 @@ class LoggingInterceptor(Interceptor):
     def after(self, call: CallContext, outcome: Outcome) -> None:
         """Writes the line."""
         code = outcome.code
-        if code is _Code.OK:
-            if self._sample < 1.0 and not self._is_sampled():
-                return
-            level = logging.DEBUG if call.method.service in _QUIET_SERVICES else logging.INFO
-        else:
-            level = _level(code)
+        level = logging.INFO if code is _Code.OK else _level(code)
+        if call.method.service in _QUIET_SERVICES and level < logging.ERROR:
+            level = logging.DEBUG
         if not _log.isEnabledFor(level):
+            return
+        if code is _Code.OK and self._sample < 1.0 and not self._is_sampled():
             return
         fields: dict[str, object] = {
             "grpc_type": call.method.grpc_type,
@@ -57,13 +57,14 @@ class LoggingInterceptor(Interceptor):
             fields["error"] = outcome.message
         error = outcome.error if code in _OUR_FAULT else None
         # Made by hand: Logger.log() would walk the stack for the line that logs, always this one.
-        record = logging.LogRecord(
+        # By the program's factory, which may add what its own formatters expect.
+        record = logging.getLogRecordFactory()(
             _log.name,
             level,
             __file__,
             0,
             call.method.full_name,
-            None,
+            (),
             (type(error), error, error.__traceback__) if error is not None else None,
         )
         record.__dict__.update(fields)
