@@ -46,7 +46,8 @@ def generate(root: Path, out: Path, *, check: bool = False) -> list[Path]:
         made = {path.relative_to(fresh): path.read_bytes() for path in fresh.rglob("*.py*")}
     for package in _packages(made):
         if not (out / package / "__init__.py").exists():
-            made[package / "__init__.py"] = b""
+            name = ".".join(package.parts)
+            made[package / "__init__.py"] = f'"""Contracts: `{name}`."""\n'.encode()
     stale = {
         path.relative_to(out)
         for pattern in _GENERATED

@@ -136,7 +136,7 @@ def _print_table(platform: Platform) -> None:
     from rich.table import Table
 
     table = Table(title="mysingle", title_justify="left")
-    for column in ("service", "state", "gRPC", "HTTP", "metrics"):
+    for column in ("service", "state", "address", "metrics"):
         table.add_column(column, no_wrap=True)
     for service in platform.services:
         ports = platform.ports[service.name]
@@ -144,8 +144,14 @@ def _print_table(platform: Platform) -> None:
         table.add_row(
             service.name,
             "[green]SERVING[/]",
-            f"localhost:{ports.grpc}" if ports.grpc else "",
-            f"http://localhost:{ports.http}" if ports.http else "",
+            "\n".join(
+                form.format(port)
+                for form, port in (
+                    ("localhost:{}", ports.grpc),
+                    ("http://localhost:{}", ports.http),
+                )
+                if port
+            ),
             f"localhost:{metrics}/metrics" if metrics else "",
         )
     # Into a file or pipe, eighty columns would cut addresses in two.
