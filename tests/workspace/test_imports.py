@@ -93,14 +93,3 @@ def test_a_broken_rule_is_reported(tmp_path: Path, where: str, line: str) -> Non
     found = violations(tmp_path)
     assert found
     assert all(one.startswith(where) for one in found)
-
-
-def test_no_test_sleeps() -> None:
-    found = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for pattern in ("packages/*/tests/**/*.py", "services/*/tests/**/*.py", "tests/**/*.py")
-        for path in ROOT.glob(pattern)
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("sleep")
-    ]
-    assert found == []
