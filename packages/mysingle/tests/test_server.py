@@ -381,7 +381,7 @@ def test_several_workers_share_a_port_and_add_up(tmp_path: Path, free_port: int)
 
 
 def test_the_log_file_is_json_lines(tmp_path: Path) -> None:
-    with program(tmp_path, LOG_FILE="logs/app.log") as process:
+    with program(tmp_path, LOG_FILE="logs/app.log", LOG_LEVEL="DEBUG") as process:
         assert process.stdout is not None
         port = process.stdout.readline().rsplit(":", 1)[1].strip()
         with grpc.insecure_channel(f"localhost:{port}") as channel:
