@@ -22,14 +22,15 @@ _WORTH_A_LOOK = frozenset(
     {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.RESOURCE_EXHAUSTED, _Code.UNIMPLEMENTED}
 )
 _QUIET_SERVICES = frozenset({"grpc.health.v1.Health"})
+_UNEVENTFUL = frozenset({_Code.OK, _Code.CANCELLED})
 
 
 class LoggingInterceptor(Interceptor):
     """Writes method, code, duration, peer and ids of each call to the logger `mysingle.grpc`.
 
     What the caller did wrong is `INFO`, what may need a look `WARNING`, our own faults `ERROR`
-    with the exception. Health checks are `DEBUG` unless we are at fault: a watch is cancelled
-    whenever its watcher leaves. `GRPC_LOG_SAMPLE` is the share of the calls that ended well and
+    with the exception. Health checks that pass are `DEBUG`, and watches too, which are
+    cancelled whenever the watcher leaves. `GRPC_LOG_SAMPLE` is the share of the calls that ended well and
     are logged, evenly spread; all others always are.
     """
 
@@ -41,7 +42,7 @@ class LoggingInterceptor(Interceptor):
         """Writes the line."""
         code = outcome.code
         level = logging.INFO if code is _Code.OK else _level(code)
-        if call.method.service in _QUIET_SERVICES and level < logging.ERROR:
+        if code in _UNEVENTFUL and call.method.service in _QUIET_SERVICES:
             level = logging.DEBUG
         if not _log.isEnabledFor(level):
             return
