@@ -186,6 +186,8 @@ async def test_call_has_a_deadline(server):
         (("nonsense",), "is no method"),
         ((f"{SERVICE}/Double", "-H", "nonsense"), "not of the form"),
         ((f"{SERVICE}/Double", "-H", "x-bin: %"), "not base64"),
+        ((f"{SERVICE}/Double", "-H", "x y: 1"), "keys are made of"),
+        ((f"{SERVICE}/Double", "-H", "x: schön"), "not ASCII"),
         ((f"{SERVICE}/Double", "--cert", __file__), "--cert and --key go together"),
     ],
 )

@@ -13,7 +13,7 @@ import click
 from mysingle.cli._connection import Connection, connection_options, run_remote
 
 if TYPE_CHECKING:
-    import grpc.aio
+    import grpc
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message import Message
@@ -46,7 +46,7 @@ def call(connection: Connection, method: str, data: str, emit_defaults: bool) ->
     """  # noqa: D301  # click wants the control character
     values = list(_values(_text(data)))
     pools: list[DescriptorPool] = []
-    run_remote(_call(connection, method, values, emit_defaults, pools), pools)
+    run_remote(lambda: _call(connection, method, values, emit_defaults, pools), pools)
 
 
 def _text(data: str) -> str:
@@ -73,7 +73,7 @@ def _values(text: str) -> Iterator[Any]:
         rest = rest[end:].lstrip()
 
 
-async def _call(
+def _call(
     connection: Connection,
     name: str,
     values: list[Any],
@@ -84,12 +84,12 @@ async def _call(
 
     from mysingle.cli._reflect import Reflection
 
-    async with connection.channel() as channel:
+    with connection.channel() as channel:
         reflection = Reflection(channel, connection)
         pools.append(reflection.pool)
-        method = await reflection.method(name)
+        method = reflection.method(name)
         streams = method.server_streaming
-        async for answer in _answers(channel, connection, method, reflection.pool, values):
+        for answer in _answers(channel, connection, method, reflection.pool, values):
             click.echo(
                 MessageToJson(
                     answer,
@@ -101,8 +101,8 @@ async def _call(
             )
 
 
-async def _answers(
-    channel: grpc.aio.Channel,
+def _answers(
+    channel: grpc.Channel,
     connection: Connection,
     method: MethodDescriptor,
     pool: DescriptorPool,
@@ -127,10 +127,9 @@ async def _answers(
         timeout=connection.timeout,
     )
     if method.server_streaming:
-        async for answer in running:
-            yield answer
+        yield from running
     else:
-        yield await running
+        yield running
 
 
 def _requests(method: MethodDescriptor, pool: DescriptorPool, values: list[Any]) -> list[Message]:

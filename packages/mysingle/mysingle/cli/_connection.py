@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -10,18 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    import grpc.aio
+    import grpc
     from google.protobuf.descriptor_pool import DescriptorPool
 
 __all__ = ["Connection", "connection_options", "run_remote"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _EXIT_CODE_OFFSET = 64
+_KEY = re.compile(r"[a-z0-9_.-]+")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +50,19 @@ class Connection:
     cert: Path | None = None
     key: Path | None = None
 
-    def channel(self) -> grpc.aio.Channel:
+    def channel(self) -> grpc.Channel:
         """A new channel; it connects at the first call."""
         import grpc
-        import grpc.aio
 
         options = [("grpc.max_receive_message_length", -1)]
         if self.target.startswith(("localhost", "127.", "[::1]")):
             options.append(("grpc.enable_http_proxy", 0))
         if not self.tls:
-            return grpc.aio.insecure_channel(self.target, options=options)
+            return grpc.insecure_channel(self.target, options=options)
         credentials = grpc.ssl_channel_credentials(
             *(path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
         )
-        return grpc.aio.secure_channel(self.target, credentials, options=options)
+        return grpc.secure_channel(self.target, credentials, options=options)
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,7 +122,11 @@ def _header(text: str) -> tuple[str, str | bytes]:
     name, value = name.strip().lower(), value.strip()
     if not colon or not name:
         raise click.UsageError(f"-H {text!r} is not of the form 'key: value'")
+    if not _KEY.fullmatch(name):
+        raise click.UsageError(f"-H {name!r}: keys are made of a-z, 0-9, '_', '-' and '.'")
     if not name.endswith("-bin"):
+        if not (value.isascii() and value.isprintable()):
+            raise click.UsageError(f"-H {name}: the value is not ASCII; use {name}-bin and base64")
         return name, value
     try:
         return name, b64decode(value, validate=True)
@@ -127,28 +134,26 @@ def _header(text: str) -> tuple[str, str | bytes]:
         raise click.UsageError(f"-H {name}: the value is not base64") from None
 
 
-def run_remote(work: Any, pools: Sequence[DescriptorPool] = ()) -> Any:
-    """Runs a coroutine; a call that fails in it is shown, and ends the program.
+def run_remote(work: Callable[[], T], pools: Sequence[DescriptorPool] = ()) -> T:
+    """Runs something that makes calls; one that fails in it is shown, and ends the program.
 
-    The exit code is 64 and the number of the status, as in grpcurl.
+    The exit code is 64 and the number of the status, as in grpcurl. The calls are made without
+    asyncio: a command has nothing else to do meanwhile, and grpc.aio reports INTERNAL where a
+    server refuses a stream before all requests were written.
 
     Args:
-        work: The coroutine.
+        work: What to run.
         pools: Where to look for the types of error details, once the work has begun.
     """
-    import asyncio
-
-    import grpc.aio
+    import grpc
 
     try:
-        return asyncio.run(work)
-    except grpc.aio.AioRpcError as error:
+        return work()
+    except grpc.RpcError as error:
         _show(error, pools)
-    except grpc.aio.UsageError as error:
-        raise click.ClickException(str(error)) from None
 
 
-def _show(error: grpc.aio.AioRpcError, pools: Sequence[DescriptorPool]) -> NoReturn:
+def _show(error: Any, pools: Sequence[DescriptorPool]) -> NoReturn:
     from google.protobuf.json_format import MessageToJson
 
     code = error.code()
@@ -167,7 +172,7 @@ def _show(error: grpc.aio.AioRpcError, pools: Sequence[DescriptorPool]) -> NoRet
     sys.exit(_EXIT_CODE_OFFSET + int(code.value[0]))
 
 
-def _details(error: grpc.aio.AioRpcError) -> list[Any]:
+def _details(error: Any) -> list[Any]:
     from google.protobuf.message import DecodeError
     from google.rpc import error_details_pb2, status_pb2
 

@@ -26,21 +26,21 @@ def health(connection: Connection, service: str, watch: bool) -> None:
       mysingle health localhost:50051 --service math.MathService
       mysingle health localhost:50051 --watch
     """  # noqa: D301  # click wants the control character
-    sys.exit(run_remote(_health(connection, service, watch)))
+    sys.exit(run_remote(lambda: _health(connection, service, watch)))
 
 
-async def _health(connection: Connection, service: str, watch: bool) -> int:
+def _health(connection: Connection, service: str, watch: bool) -> int:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     states = health_pb2.HealthCheckResponse.ServingStatus
     request = health_pb2.HealthCheckRequest(service=service)
-    async with connection.channel() as channel:
+    with connection.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         if watch:
             watching = stub.Watch(request, metadata=connection.metadata, timeout=connection.timeout)
-            async for answer in watching:
+            for answer in watching:
                 click.echo(states.Name(answer.status))
             return 0
-        answer = await stub.Check(request, metadata=connection.metadata, timeout=connection.timeout)
+        answer = stub.Check(request, metadata=connection.metadata, timeout=connection.timeout)
     click.echo(states.Name(answer.status))
     return 0 if answer.status == states.SERVING else 1

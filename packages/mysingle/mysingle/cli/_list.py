@@ -27,19 +27,19 @@ def list_(connection: Connection, service: str | None) -> None:
       mysingle list localhost:50051
       mysingle list localhost:50051 math.MathService
     """  # noqa: D301  # click wants the control character
-    run_remote(_list(connection, service))
+    run_remote(lambda: _list(connection, service))
 
 
-async def _list(connection: Connection, service: str | None) -> None:
+def _list(connection: Connection, service: str | None) -> None:
     from mysingle.cli._reflect import Reflection
 
-    async with connection.channel() as channel:
+    with connection.channel() as channel:
         reflection = Reflection(channel, connection)
         if service is None:
-            for name in await reflection.services():
+            for name in reflection.services():
                 click.echo(name)
             return
-        await reflection.learn(service)
+        reflection.learn(service)
         try:
             found = reflection.pool.FindServiceByName(service)
         except KeyError:
@@ -61,20 +61,20 @@ def describe(connection: Connection, symbol: str | None) -> None:
       mysingle describe localhost:50051 math.MathService
       mysingle describe localhost:50051 math.AddRequest
     """  # noqa: D301  # click wants the control character
-    run_remote(_describe(connection, symbol))
+    run_remote(lambda: _describe(connection, symbol))
 
 
-async def _describe(connection: Connection, symbol: str | None) -> None:
+def _describe(connection: Connection, symbol: str | None) -> None:
     from mysingle.cli._reflect import Reflection
 
-    async with connection.channel() as channel:
+    with connection.channel() as channel:
         reflection = Reflection(channel, connection)
-        names = [symbol] if symbol is not None else await reflection.services()
+        names = [symbol] if symbol is not None else reflection.services()
         for name in names:
-            click.echo(await _text_of(reflection, name.strip("/").replace("/", ".")))
+            click.echo(_text_of(reflection, name.strip("/").replace("/", ".")))
 
 
-async def _text_of(reflection: Reflection, name: str) -> str:
+def _text_of(reflection: Reflection, name: str) -> str:
     from google.protobuf.descriptor_pb2 import (
         DescriptorProto,
         EnumDescriptorProto,
@@ -84,7 +84,7 @@ async def _text_of(reflection: Reflection, name: str) -> str:
 
     from mysingle.cli import _proto_text as text
 
-    await reflection.learn(name)
+    reflection.learn(name)
     pool = reflection.pool
     try:
         service = ServiceDescriptorProto()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import grpc
-import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -33,7 +32,7 @@ class Reflection:
         pool: The types learnt so far.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
+    def __init__(self, channel: grpc.Channel, connection: Connection) -> None:
         self.pool = descriptor_pool.DescriptorPool()
         self._channel = channel
         self._connection = connection
@@ -41,39 +40,39 @@ class Reflection:
         self._files: dict[str, FileDescriptorProto] = {}
         self._added: set[str] = set()
 
-    async def services(self) -> list[str]:
+    def services(self) -> list[str]:
         """The names of the services, sorted.
 
         Raises:
             ClickException: The server has no reflection.
-            AioRpcError: It cannot be reached, or refuses.
+            RpcError: It cannot be reached, or refuses.
         """
-        answer = await self._ask(_Request(list_services=""))
+        answer = self._ask(_Request(list_services=""))
         return sorted(service.name for service in answer.list_services_response.service)
 
-    async def learn(self, symbol: str) -> None:
+    def learn(self, symbol: str) -> None:
         """Puts the file that declares `symbol`, and all it imports, into the pool.
 
         Raises:
             ClickException: The server has no reflection, or does not know the symbol.
-            AioRpcError: It cannot be reached, or refuses.
+            RpcError: It cannot be reached, or refuses.
         """
-        answer = await self._ask(_Request(file_containing_symbol=symbol))
+        answer = self._ask(_Request(file_containing_symbol=symbol))
         parent = symbol.rpartition(".")[0]
         if answer.HasField("error_response") and parent:
             # Several servers, grpcio's among them, know services but not their methods.
-            answer = await self._ask(_Request(file_containing_symbol=parent))
+            answer = self._ask(_Request(file_containing_symbol=parent))
         if answer.HasField("error_response"):
             raise click.ClickException(f"{self._connection.target} has no {symbol}")
         for name in self._keep(answer):
-            await self._add(name)
+            self._add(name)
 
-    async def method(self, name: str) -> MethodDescriptor:
+    def method(self, name: str) -> MethodDescriptor:
         """The method that `package.Service/Method` or `package.Service.Method` names.
 
         Raises:
             ClickException: It is no such name, or the server does not know it.
-            AioRpcError: It cannot be reached, or refuses.
+            RpcError: It cannot be reached, or refuses.
         """
         path = name.strip("/")
         separator = "/" if "/" in path else "."
@@ -83,7 +82,7 @@ class Reflection:
                 f"{name!r} is no method; write package.Service/Method, and see: "
                 f"mysingle list {self._connection.target}"
             )
-        await self.learn(service_name)
+        self.learn(service_name)
         try:
             service = self.pool.FindServiceByName(service_name)
         except KeyError:
@@ -100,7 +99,7 @@ class Reflection:
         """A file that was learnt."""
         return self._files[name]
 
-    async def _ask(self, request: Any) -> Any:
+    def _ask(self, request: Any) -> Any:
         for path in [self._path] if self._path else _PATHS:
             ask = self._channel.stream_stream(
                 path,
@@ -113,10 +112,10 @@ class Reflection:
                 timeout=self._connection.timeout,
             )
             try:
-                async for answer in call:
+                for answer in call:
                     self._path = path
                     return answer
-            except grpc.aio.AioRpcError as error:
+            except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     raise
         raise click.ClickException(
@@ -132,17 +131,17 @@ class Reflection:
             names.append(file.name)
         return names
 
-    async def _add(self, name: str) -> None:
+    def _add(self, name: str) -> None:
         """Adds a file to the pool after those it imports, fetched where they did not come along."""
         if name in self._added:
             return
         if name not in self._files:
-            answer = await self._ask(_Request(file_by_filename=name))
+            answer = self._ask(_Request(file_by_filename=name))
             if answer.HasField("error_response") or name not in self._keep(answer):
                 raise click.ClickException(
                     f"{self._connection.target} does not show {name}, which its files import"
                 )
         self._added.add(name)
         for dependency in self._files[name].dependency:
-            await self._add(dependency)
+            self._add(dependency)
         self.pool.AddSerializedFile(self._files[name].SerializeToString())
