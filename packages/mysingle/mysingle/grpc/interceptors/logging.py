@@ -30,8 +30,8 @@ class LoggingInterceptor(Interceptor):
 
     What the caller did wrong is `INFO`, what may need a look `WARNING`, our own faults `ERROR`
     with the exception. Health checks that pass are `DEBUG`, and watches too, which are
-    cancelled whenever the watcher leaves. `GRPC_LOG_SAMPLE` is the share of the calls that ended well and
-    are logged, evenly spread; all others always are.
+    cancelled whenever the watcher leaves. `GRPC_LOG_SAMPLE` is the share of the calls that
+    ended well and are logged, evenly spread; all others always are.
     """
 
     def __init__(self, settings: CommonSettings) -> None:
