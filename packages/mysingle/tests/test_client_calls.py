@@ -242,6 +242,14 @@ async def test_calls_tell_what_grpcios_tell(target: str, shape: str) -> None:
         assert ("correlation-id" in initial) == (shape in ("ServerStream", "Bidi"))
 
 
+async def test_the_options_of_grpcios_calls(target: str) -> None:
+    async with of(target) as client:
+        options = {"compression": grpc.Compression.Gzip, "wait_for_ready": True, "timeout": 20}
+        assert await client.stub.texts("Unary", "a" * 1000, **options) == ["a" * 1000]
+        with pytest.raises(TypeError):
+            client.stub.call("Unary", "a", colour="red")
+
+
 async def test_read_and_write(target: str) -> None:
     async with of(target) as client:
         method = client.channel.stream_stream(

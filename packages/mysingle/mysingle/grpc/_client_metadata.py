@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import grpc
+import grpc.aio
 
 from mysingle.core.context import current_or_none
 from mysingle.grpc._errors import GrpcError
@@ -20,6 +21,22 @@ _CORRELATION = frozenset({"correlation-id", "x-correlation-id"})
 _REQUEST = frozenset({"request-id", "x-request-id"})
 _USER = frozenset({"user-id", "x-user-id"})
 _TRACE = frozenset({"traceparent"})
+
+
+class _Pairs(grpc.aio.Metadata):
+    """Metadata as grpc.aio wants it, without the index by key, which no call going out needs.
+
+    grpc.aio only asks whether there is any, and iterates.
+    """
+
+    def __init__(self, pairs: list[tuple[str, str | bytes]]) -> None:  # no super(): no index
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 class OutgoingMetadata:
@@ -51,7 +68,7 @@ class OutgoingMetadata:
         self._names = frozenset(key for key, _ in own)
         self._tracing = tracing
 
-    def of_call(self, extra: Iterable[tuple[str, str | bytes]] | None) -> MetadataPairs:
+    def of_call(self, extra: Iterable[tuple[str, str | bytes]] | None) -> grpc.aio.Metadata:
         """The metadata of one call.
 
         Args:
@@ -85,7 +102,7 @@ class OutgoingMetadata:
             pairs.append(("user-id", user_id))
         if self._tracing and "opentelemetry.trace" in sys.modules and not names & _TRACE:
             _add_trace(pairs)
-        return pairs
+        return _Pairs(pairs)
 
 
 def _new_id() -> str:
