@@ -1,94 +1,147 @@
-"""Who calls: by header, token or certificate; and who only says so."""
+"""Who calls: by header or certificate, in every call shape; and who only says so."""
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
-import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from echo import SERVICE, Echo, EchoClient, add_echo_to_server
+from auth_tools import (
+    SECRET,
+    Metadata,
+    echo_server,
+    refusal,
+    served_with,
+    signed,
+    trusting,
+    who,
+)
+from echo import SERVICE, SHAPES, Echo, EchoClient, add_echo_to_server
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
-from mysingle.testing import connect, run_server, server_of
+from mysingle.grpc._identity import Unidentified, from_certificate, from_header
+from mysingle.testing import CertificateAuthority, connect, run_server, server_of
 
-SECRET = "s" * 32
-PEM = serialization.Encoding.PEM
-
-
-def echo_server() -> Any:
-    return server_of(lambda server: add_echo_to_server(Echo(), server))
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    return {"sub": "alice", "exp": time.time() + 60, **changes}
-
-
-def bearer(token: str, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"), *more)
-
-
-@pytest.fixture(scope="module")
-def rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
-def public_file(key: Any, tmp_path: Path) -> Path:
-    path = tmp_path / "public.pem"
-    path.write_bytes(
-        key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return path
-
-
-async def who(server: Any, metadata: Any) -> str:
-    async with connect(server) as channel:
-        [answer] = await EchoClient(channel).texts("Unary", "who:", metadata=metadata)
-    return answer.partition("/")[0]
-
-
-async def refusal(server: Any, metadata: Any) -> str:
-    async with connect(server) as channel:
-        error = await EchoClient(channel).error("Unary", "who:", metadata=metadata)
-    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-    return error.details() or ""
+ALICE = (("user-id", "alice"),)
 
 
 @pytest.mark.parametrize("key", ["user-id", "x-user-id"])
-async def test_header(key: str) -> None:
-    async with run_server(echo_server()) as server:
-        assert await who(server, ((key, "alice"),)) == "alice"
+@pytest.mark.parametrize("tls", [False, True])
+async def test_header(key: str, tls: bool, tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    options = served_with(authority) if tls else {}
+    credentials = trusting(authority) if tls else None
+    async with run_server(echo_server(), **options) as server:
+        assert await who(server, ((key, "alice"),), credentials) == "alice"
+        assert await who(server, ((key, " alice "),), credentials) == "alice"
+        assert await who(server, ((key, "a" * 256),), credentials) == "a" * 256
+        both = (("user-id", "alice"), ("x-user-id", "alice"))
+        assert await who(server, both, credentials) == "alice"
+        assert await refusal(server, (), credentials) == "Missing user-id"
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         ((), "Missing user-id"),
+        ((("user-id", ""),), "Missing user-id"),
         ((("user-id", " "),), "Missing user-id"),
         ((("user-id", "a" * 257),), "Invalid user-id"),
         ((("user-id", "alice"), ("x-user-id", "bob")), "More than one user-id"),
         ((("user-id", "alice"), ("user-id", "bob")), "More than one user-id"),
+        ((("user-id", "alice"), ("x-user-id", "")), "More than one user-id"),
     ],
 )
-async def test_bad_header(metadata: Any, message: str) -> None:
-    async with run_server(echo_server()) as server:
+async def test_bad_header(metadata: Metadata, message: str) -> None:
+    servicer = Echo()
+    server_class = server_of(lambda server: add_echo_to_server(servicer, server))
+    async with run_server(server_class) as server:
         assert await refusal(server, metadata) == message
+    assert servicer.calls == 0
+
+
+class Sent:
+    """The least that a call needs to say who calls, for what no real client can send."""
+
+    def __init__(self, user_id: Any = "", **certificate: list[bytes]) -> None:
+        self.user_id = user_id
+        self.certificate = certificate
+
+    def invocation_metadata(self) -> Any:
+        return (("user-id", self.user_id),)
+
+    def auth_context(self) -> Any:
+        return self.certificate
+
+
+@pytest.mark.parametrize(
+    "user_id", ["a\nb", "a\x00b", "a\x1b[31m", "a\u2028b", "a\u202eb", "a\x7f"]
+)
+def test_control_characters_are_no_part_of_an_identity(user_id: str) -> None:
+    sent: Any = Sent(user_id)
+    with pytest.raises(Unidentified, match="^Invalid user-id$"):
+        from_header(sent)
+    proven: Any = Sent(peer_uri=[user_id.encode()], x509_common_name=[b"alice"])
+    with pytest.raises(Unidentified, match="^Invalid client certificate$"):
+        from_certificate(proven)
+
+
+def test_a_certificate_whose_name_is_not_text() -> None:
+    proven: Any = Sent(x509_common_name=[b"\xff\xfe"])
+    with pytest.raises(Unidentified, match="^Invalid client certificate$"):
+        from_certificate(proven)
+
+
+def test_bytes_are_no_identity() -> None:
+    sent: Any = Sent(b"alice")
+    with pytest.raises(Unidentified, match="^Missing user-id$"):
+        from_header(sent)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_every_call_shape_is_refused_before_the_servicer(shape: str) -> None:
+    servicer = Echo()
+    server_class = server_of(lambda server: add_echo_to_server(servicer, server))
+    async with run_server(server_class) as server, connect(server) as channel:
+        error = await EchoClient(channel).error(shape, "a")
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert error.details() == "Missing user-id"
+        assert servicer.calls == 0
+        assert (await EchoClient(channel).texts(shape, "who:", metadata=ALICE))[-1].startswith(
+            "alice/"
+        )
 
 
 @pytest.mark.parametrize("exempt", [f"/{SERVICE}/Unary", f"/{SERVICE}/*"])
 async def test_exempt_methods(exempt: str) -> None:
     async with run_server(echo_server(), auth_exempt_methods=[exempt]) as server:
         assert await who(server, ()) == ""
-        assert await who(server, (("user-id", "alice"),)) == "alice"
+        assert await who(server, ALICE) == "alice"
+        assert await who(server, (("user-id", "a" * 257),)) == ""
+        assert await who(server, (*ALICE, ("x-user-id", "bob"))) == ""
+
+
+async def test_exempt_is_only_what_was_named() -> None:
+    async with run_server(echo_server(), auth_exempt_methods=[f"/{SERVICE}/Bidi"]) as server:
+        assert await refusal(server, ()) == "Missing user-id"
+
+
+async def test_an_invalid_token_to_an_exempt_method_is_nobodys() -> None:
+    options = {"jwt_secret": SECRET, "auth_exempt_methods": [f"/{SERVICE}/Unary"]}
+    async with run_server(echo_server(), **options) as server:
+        assert await who(server, signed(SECRET, algorithm="HS256")) == "alice"
+        assert await who(server, signed(SECRET, algorithm="HS256", exp=1)) == ""
+        assert await who(server, signed("x" * 32, algorithm="HS256")) == ""
+        assert await who(server, ALICE) == ""  # a header proves nothing here
+
+
+async def test_health_needs_no_identity() -> None:
+    async with run_server(echo_server(), jwt_secret=SECRET) as server, connect(server) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_exempt_entry_that_is_no_method() -> None:
@@ -97,133 +150,81 @@ async def test_exempt_entry_that_is_no_method() -> None:
             pass
 
 
-async def test_the_subject_of_a_token_counts_and_a_header_does_not() -> None:
-    async with run_server(echo_server(), jwt_secret=SECRET) as server:
-        token = jwt.encode(claims(), SECRET, "HS256")
-        for _ in range(2):  # verified, then remembered
-            assert await who(server, bearer(token, ("user-id", "mallory"))) == "alice"
-        assert await refusal(server, (("user-id", "mallory"),)) == "Missing bearer token"
+async def test_without_auth_a_header_is_no_identity_and_peers_are_limited() -> None:
+    options = {"enable_auth": False, "rate_limit_max_requests": 2}
+    async with run_server(echo_server(), **options) as server:
+        assert await who(server, ALICE) == ""
+        assert await who(server, (("user-id", "bob"),)) == ""
+        # A header that counted would give each made-up user a window of its own.
+        exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Rate limit" in await refusal(server, (("user-id", "carol"),), code=exhausted)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("names", "user_id"),
     [
-        ({"exp": 1}, "Token expired"),
-        ({"nbf": time.time() + 3600}, "Invalid token"),
-        ({"sub": ""}, "Invalid token"),
-        ({"sub": None}, "Invalid token"),
-        ({"iss": "other"}, "Invalid token"),
-        ({"aud": "other"}, "Invalid token"),
+        ({"dns_names": (), "ip_addresses": ()}, "common"),
+        ({"dns_names": ()}, "common"),  # an IP address is where somebody is, not who
+        ({"dns_names": ["a.example"]}, "a.example"),
+        ({"dns_names": ["a.example", "b.example"]}, "a.example"),
+        ({"dns_names": (), "emails": ["a@example.org"]}, "a@example.org"),
+        ({"uris": ["spiffe://example.org/a"], "emails": ["a@b.c"]}, "spiffe://example.org/a"),
     ],
 )
-async def test_bad_claims(changes: dict[str, Any], message: str) -> None:
-    settings = {"jwt_secret": SECRET, "jwt_issuer": "us", "jwt_audience": "api"}
-    good = claims(iss="us", aud="api")
-    async with run_server(echo_server(), **settings) as server:
-        assert await who(server, bearer(jwt.encode(good, SECRET, "HS256"))) == "alice"
-        bad = jwt.encode({**good, **changes}, SECRET, "HS256")
-        assert await refusal(server, bearer(bad)) == message
+async def test_the_name_in_a_certificate(
+    names: dict[str, Any], user_id: str, tmp_path: Path
+) -> None:
+    authority = CertificateAuthority(tmp_path)
+    client = authority.issue("common", **names)
+    options = {**served_with(authority, mutual=True), "auth_identity": "mtls"}
+    async with run_server(echo_server(), **options) as server:
+        credentials = trusting(authority, client)
+        assert await who(server, (), credentials) == user_id
+        assert await who(server, (("user-id", "mallory"),), credentials) == user_id
 
 
-@pytest.mark.parametrize("kind", ["RS256", "ES256"])
-async def test_public_keys(kind: str, rsa_key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
-    key: Any = rsa_key if kind == "RS256" else ec.generate_private_key(ec.SECP256R1())
-    path = public_file(key, tmp_path)
-    async with run_server(echo_server(), jwt_public_key_file=path) as server:
-        assert await who(server, bearer(jwt.encode(claims(), key, kind))) == "alice"
-        # Forged: signed with the public key as if it were a shared secret, and not at all.
-        head = _b64({"alg": "HS256", "typ": "JWT"}) + "." + _b64(claims())
-        forged = f"{head}.{_b64_bytes(_hmac(path.read_bytes(), head))}"
-        assert await refusal(server, bearer(forged)) == "Invalid token"
-        unsigned = _b64({"alg": "none"}) + "." + _b64(claims()) + "."
-        assert await refusal(server, bearer(unsigned)) == "Invalid token"
-        assert await refusal(server, bearer("x" * 9000)) == "Invalid token"
-        assert await refusal(server, bearer("a.b")) == "Invalid token"
+async def test_a_certificate_without_any_name(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    nameless: Any = Sent(x509_subject=[b"O=somebody"])
+    with pytest.raises(Unidentified, match="^Missing client certificate$"):
+        from_certificate(nameless)
+    options = {**served_with(authority, mutual=True), "auth_identity": "mtls"}
+    other = CertificateAuthority(tmp_path, "other")
+    async with run_server(echo_server(), **options) as server:
+        for client in (None, other.issue("alice", file_name="stranger")):
+            unreachable = grpc.StatusCode.UNAVAILABLE
+            await refusal(server, ALICE, trusting(authority, client), code=unreachable)
 
 
-def _hmac(key: bytes, text: str) -> bytes:
-    import hashlib
-    import hmac
-
-    return hmac.new(key, text.encode(), hashlib.sha256).digest()
-
-
-def _b64(value: Any) -> str:
-    return _b64_bytes(json.dumps(value).encode())
-
-
-def _b64_bytes(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+async def test_behind_mtls_a_header_counts_where_it_was_asked_for(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    gateway = trusting(authority, authority.issue("gateway"))
+    async with run_server(echo_server(), **served_with(authority, mutual=True)) as server:
+        assert await who(server, ALICE, gateway) == "alice"
+        assert await refusal(server, (), gateway) == "Missing user-id"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"auth_identity": "mtls"}, "GRPC_AUTH_IDENTITY=mtls needs GRPC_TLS_CLIENT_CA_FILE"),
         ({"auth_identity": "jwt"}, "exactly one of GRPC_JWT_SECRET"),
-        ({"jwt_secret": "short"}, "GRPC_JWT_SECRET must be at least 32 bytes"),
-        ({"jwt_public_key_file": "/no/such"}, "GRPC_JWT_PUBLIC_KEY_FILE: cannot read /no/such"),
-        ({"jwt_jwks": "/no/such"}, "GRPC_JWT_JWKS: cannot read /no/such"),
-        ({"jwt_jwks": "http://far.example/keys"}, "GRPC_JWT_JWKS must be a file or an https"),
-        ({"jwt_secret": SECRET, "jwt_algorithms": ["RS256"]}, "GRPC_JWT_ALGORITHMS: 'RS256'"),
-        ({"auth_identity": "mtls"}, "needs GRPC_TLS_CLIENT_CA_FILE"),
+        ({"jwt_issuer": "us"}, "GRPC_JWT_ISSUER is set but no key"),
+        ({"jwt_audience": "api"}, "GRPC_JWT_AUDIENCE is set but no key"),
+        ({"jwt_algorithms": ["RS256"]}, "GRPC_JWT_ALGORITHMS is set but no key"),
     ],
 )
-async def test_wrong_configuration_is_one_line(settings: dict[str, Any], message: str) -> None:
+async def test_a_source_without_what_it_needs_is_one_line(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         async with run_server(echo_server(), **settings):
             pass
     assert "\n" not in str(raised.value)
 
 
-class KeyEndpoint:
-    """A real HTTP server with a key set; counts who asks."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.keys: list[dict[str, Any]] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                endpoint.asked += 1
-                body = json.dumps({"keys": endpoint.keys}).encode()
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
-@pytest.fixture
-def endpoint() -> Iterator[KeyEndpoint]:
-    serving = KeyEndpoint()
-    yield serving
-    if serving.thread.is_alive():
-        serving.close()
-
-
-async def test_key_set_by_url(endpoint: KeyEndpoint, rsa_key: rsa.RSAPrivateKey) -> None:
-    algorithm = jwt.algorithms.RSAAlgorithm
-    jwk = json.loads(algorithm.to_jwk(rsa_key.public_key()))
-    endpoint.keys = [{**jwk, "kid": "k1", "alg": "RS256", "use": "sig"}]
-    token = jwt.encode(claims(), rsa_key, "RS256", headers={"kid": "k1"})
-    async with run_server(echo_server(), jwt_jwks=endpoint.url) as server:
-        assert await who(server, bearer(token)) == "alice"
-        for n in range(20):  # an anonymous caller cannot make us ask and ask
-            other = jwt.encode(claims(), rsa_key, "RS256", headers={"kid": f"unknown{n}"})
-            assert await refusal(server, bearer(other)) == "Invalid token"
-        assert endpoint.asked == 1
-        endpoint.close()  # the endpoint goes away: what was fetched goes on serving
-        fresh = jwt.encode(claims(sub="bob"), rsa_key, "RS256", headers={"kid": "k1"})
-        assert await who(server, bearer(fresh)) == "bob"
+async def test_what_is_meant_may_be_said() -> None:
+    options = {"jwt_issuer": "us", "jwt_secret": SECRET, "auth_identity": "user-id"}
+    async with run_server(echo_server(), **options) as server:
+        assert await who(server, ALICE) == "alice"
+    assert CommonSettings(_env_file=None).GRPC_AUTH_IDENTITY == "auto"

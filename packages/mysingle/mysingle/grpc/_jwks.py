@@ -185,7 +185,7 @@ class UrlKeySet(KeySet):
 
     def refresh(self) -> None:
         """See [KeySet][]."""
-        if time.monotonic() - self._fetched >= _LIFETIME_SECONDS:
+        if not self.is_empty and time.monotonic() - self._fetched >= _LIFETIME_SECONDS:
             self._fetch_if_allowed()
 
     async def look_up(self, key_id: str, algorithm: str) -> Key | None:
