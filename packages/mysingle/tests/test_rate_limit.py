@@ -94,6 +94,7 @@ async def test_redis_away_and_back(redis: RedisServer, caplog: pytest.LogCapture
     ):
         client = EchoClient(channel)
         await client.texts("Unary", "a", metadata=ALICE)
+        server._chain[2]._watch.retry_seconds = 0.01
         redis.stop()
         for _ in range(3):  # a window of its own
             await client.texts("Unary", "a", metadata=ALICE)
@@ -101,7 +102,7 @@ async def test_redis_away_and_back(redis: RedisServer, caplog: pytest.LogCapture
             "RESOURCE_EXHAUSTED"
         )
         redis.start()
-        server._chain[2]._away_until = 1e-9  # the pause before the next try is over
+        await server._chain[2]._watch.back()
         await client.texts("Unary", "a", metadata=ALICE)
     messages = [record.message for record in caplog.records]
     assert sum("Redis is away" in one for one in messages) == 1

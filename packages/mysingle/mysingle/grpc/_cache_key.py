@@ -1,7 +1,7 @@
 """Keys of the cache: readable, the same for the same request, never the same for two.
 
-A key reads `Method|user|field=value,field=value|digest`. Patterns find the values in it; the
-digest of the whole request makes it unique, whatever was shortened.
+A key reads `Method|u:user|field=value,field=value|package.Service|digest`. Patterns find the
+values in it; the digest of everything makes it unique, whatever was shortened.
 """
 
 from __future__ import annotations
@@ -10,36 +10,41 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-__all__ = ["key_of", "pattern_of"]
+__all__ = ["MAX_VALUE", "escape", "hashed", "key_of"]
 
-_MAX_VALUE = 64
-_MAX_FIELDS = 512
+MAX_VALUE = 64
+"""Characters of a value that stand in a key as they are; a longer one is hashed."""
 # Separators, wildcards of Redis, the escape character itself.
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in "%|=,*?[]\\^"}
+_FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 
 
-def key_of(method: str, user_id: str, request: Message) -> str:
-    """The key of a request; an empty user id stands for an answer that all may share."""
+def key_of(method: str, user: str, request: Message, service: str = "") -> str:
+    """The key of a request.
+
+    Args:
+        method: The method's name.
+        user: Whose answer it is; empty for an answer that all may share.
+        request: Every set field of it is readable in the key.
+        service: The service's full name, which tells apart methods of one name.
+    """
     fields = ",".join(f"{path}={value}" for path, value in _fields(request, ""))
-    digest = hashlib.blake2b(
-        request.SerializeToString(deterministic=True), digest_size=16
-    ).hexdigest()
-    return f"{_escape(method)}|{_short(user_id)}|{fields[:_MAX_FIELDS]}|{digest}"
-
-
-def pattern_of(pattern: str) -> str:
-    """The pattern for Redis: `*` and `?` are wildcards, all else means itself."""
-    return "".join(c if c in "*?|=,%" else _escape(c) for c in pattern)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (method, user, service, request.DESCRIPTOR.full_name):
+        raw = part.encode(errors="surrogatepass")
+        digest.update(len(raw).to_bytes(4) + raw)
+    digest.update(request.SerializeToString(deterministic=True))
+    return f"{escape(method)}|{_short(user)}|{fields}|{escape(service)}|{digest.hexdigest()}"
 
 
 def _fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
         if field.message_type is None:
-            values = value if _repeated(field) else (value,)
-            yield path, "+".join(_short(_text(one)) for one in values)
+            yield path, _repeated(field, value) if field.is_repeated else _short(_text(value))
         elif field.message_type.GetOptions().map_entry:
             for key in sorted(value):
                 entry = value[key]
@@ -47,15 +52,18 @@ def _fields(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
                     yield from _fields(entry, f"{path}.{_short(_text(key))}.")
                 else:
                     yield f"{path}.{_short(_text(key))}", _short(_text(entry))
-        elif _repeated(field):
+        elif field.is_repeated:
             for index, one in enumerate(value):
                 yield from _fields(one, f"{path}.{index}.")
         else:
             yield from _fields(value, f"{path}.")
 
 
-def _repeated(field: Any) -> bool:
-    return bool(field.is_repeated)
+def _repeated(field: Any, values: Any) -> str:
+    text = "+".join(_short(_text(one)) for one in values)
+    if field.type in _FLOATS and len(text) > MAX_VALUE:
+        return hashed(text)  # a vector: nobody looks for a number of it
+    return text
 
 
 def _text(value: object) -> str:
@@ -63,17 +71,22 @@ def _text(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    if len(text) > _MAX_VALUE:
-        return "#" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return _escape(text)
+    return hashed(text) if len(text) > MAX_VALUE else escape(text)
 
 
-def _escape(text: str) -> str:
+def hashed(text: str) -> str:
+    """What stands in a key for a long value."""
+    raw = text.encode(errors="surrogatepass")
+    return "#" + hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
+def escape(text: str) -> str:
+    """Percent-encodes separators, wildcards and what does not print."""
     text = text.translate(_ESCAPED)
-    return (
-        text
-        if text.isprintable()
-        else "".join(
-            c if c.isprintable() else "".join(f"%{byte:02X}" for byte in c.encode()) for c in text
-        )
-    )
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _percent(c) for c in text)
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeAlias
 
-__all__ = ["LocalCache"]
+from google.protobuf.message import Message
+
+from mysingle.grpc._cache_pattern import KeyPattern
+
+__all__ = ["Entry", "LocalCache"]
+
+Entry: TypeAlias = tuple[type[Message], bytes]
+"""A message as its class and its bytes, so that each reader gets one of its own."""
 
 
 class LocalCache:
-    """Keeps so many values, each for a while.
+    """Keeps so many messages, each for a while.
 
     Args:
-        max_size: Values kept; beyond, the one unused longest goes.
-        ttl: Seconds a value is kept at most.
+        max_size: Messages kept; beyond, the one unused longest goes.
+        ttl: Seconds a message is kept at most.
         clock: Gives seconds; for tests.
     """
 
@@ -25,38 +32,37 @@ class LocalCache:
         self._max_size = max_size
         self._ttl = ttl
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: str) -> bytes | None:
-        """The value; None if there is none, or it is too old."""
-        entry = self._entries.get(key)
-        if entry is None:
+    def get(self, key: str) -> Entry | None:
+        """The entry; None if there is none, or it is too old."""
+        found = self._entries.get(key)
+        if found is None:
             return None
-        value, until = entry
+        entry, until = found
         if self._clock() >= until:
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
-        return value
+        return entry
 
-    def set(self, key: str, value: bytes, ttl: float) -> None:
-        """Keeps a value for `ttl` seconds, or for the cache's own time if that is less."""
-        self._entries[key] = (value, self._clock() + min(ttl, self._ttl))
+    def set(self, key: str, entry: Entry, ttl: float) -> None:
+        """Keeps an entry for `ttl` seconds, or for the cache's own time if that is less."""
+        self._entries[key] = (entry, self._clock() + min(ttl, self._ttl))
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_size:
             self._entries.popitem(last=False)
 
-    def invalidate(self, pattern: str) -> int:
-        """Drops the keys that match a pattern with `*` and `?`; says how many."""
-        if "*" not in pattern and "?" not in pattern:
-            return 1 if self._entries.pop(pattern, None) is not None else 0
-        wanted = re.compile(
-            "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), re.DOTALL
-        )
-        found = [key for key in self._entries if wanted.fullmatch(key)]
+    def drop(self, key: str) -> int:
+        """Drops one key; says how many there were."""
+        return 1 if self._entries.pop(key, None) is not None else 0
+
+    def drop_matching(self, pattern: KeyPattern) -> int:
+        """Drops the keys that match; says how many."""
+        found = [key for key in self._entries if pattern.matches(key)]
         for key in found:
             del self._entries[key]
         return len(found)

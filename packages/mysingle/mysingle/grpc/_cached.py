@@ -9,24 +9,28 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from mysingle.core.errors import ConfigError
-from mysingle.grpc._cache import GrpcCache
+from mysingle.grpc._cache import GrpcCache, check_ttl
+from mysingle.grpc._cache_flight import Answer, Flights
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._threads import run_in_thread
 
 __all__ = ["grpc_cached"]
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+Compute = Callable[[], Any]
 _FLIGHTS = "_grpc_cache_flights"
 
 
 def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], MethodT]:
     """Answers a unary method from `self._grpc_cache`, and computes what is not there.
 
-    Many callers who miss the same answer at the same time share one computation. Errors and
-    answers with a status other than OK are not kept. If the caller whose call computes leaves,
-    another one takes over.
+    Many callers who miss the same answer at the same time share one computation, be it an
+    answer or an error. Errors and answers with a status other than OK are not kept. If the
+    caller whose call computes leaves, another one takes over. Nobody gets an answer whose
+    computation began before an invalidation that this process knew of when the call came in.
 
     Args:
         ttl: Seconds an answer is kept.
@@ -45,8 +49,10 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
             @grpc_cached(ttl=300)
             async def GetStrategyVersion(self, request, context): ...
     """
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl > 0:
-        raise ValueError(f"@grpc_cached needs a positive ttl in seconds, not {ttl!r}")
+    try:
+        seconds = check_ttl(ttl)
+    except ValueError:
+        raise ValueError(f"@grpc_cached needs a positive ttl in seconds, not {ttl!r}") from None
 
     def decorate(function: MethodT) -> MethodT:
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -66,54 +72,22 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
 
         @functools.wraps(function)
         async def answer(self: Any, request: Any, context: Any) -> Any:
-            cache = _cache_of(self, name)
+            cache = getattr(self, "_grpc_cache", None)
+            if not isinstance(cache, GrpcCache):
+                raise ConfigError(
+                    f"{type(self).__name__}.{name} is @grpc_cached, so its __init__ must set "
+                    "self._grpc_cache = GrpcCache.from_settings(settings, service_name=...)"
+                )
             key = cache.make_cache_key(name, request, shared=shared)
-            while True:
-                found = cache.get_from_l1(key)
-                if found is not None:
-                    return found
-                flights: dict[str, asyncio.Future[Any]] = self.__dict__.setdefault(_FLIGHTS, {})
-                flight = flights.get(key)
-                if flight is None:
-                    return await lead(flights, cache, key, self, request, context)
-                done = await _outcome_of(flight)
-                if done is not _ABANDONED:
-                    copy = type(done)()
-                    copy.CopyFrom(done)
-                    return copy
-
-        async def lead(
-            flights: dict[str, asyncio.Future[Any]],
-            cache: GrpcCache,
-            key: str,
-            servicer: Any,
-            request: Any,
-            context: Any,
-        ) -> Any:
-            flight = flights[key] = asyncio.get_running_loop().create_future()
-            try:
-                # Redis is asked inside of the flight, or a late follower could miss in both: in
-                # Redis before the answer was there, in flight after it had landed.
-                message = await cache.get_with_l1(key)
-                if message is not None:
-                    flight.set_result(message)
-                    return message
-                message = await compute(servicer, request, context)
-                if _is_ok(context):
-                    await cache.set_with_l1(key, message, ttl)
-                    flight.set_result(message)
-                else:  # a status of the leader's own call, which the message does not carry
-                    flight.set_result(_ABANDONED)
-            except asyncio.CancelledError:
-                flight.set_result(_ABANDONED)
-                raise
-            except Exception as error:
-                flight.set_exception(error)
-                flight.exception()  # said to be seen: there may be no followers
-                raise
-            finally:
-                del flights[key]
-            return message
+            found = cache.get_from_l1(key)
+            if found is not None:
+                return found
+            flights = self.__dict__.get(_FLIGHTS)
+            if flights is None:
+                flights = self.__dict__[_FLIGHTS] = Flights()
+            return await _fly(
+                flights, cache, key, seconds, context, lambda: compute(self, request, context)
+            )
 
         answer.__grpc_cached__ = True  # type: ignore[attr-defined]  # for the registrar's checks
         return cast("MethodT", answer)
@@ -121,24 +95,38 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
     return decorate
 
 
-_ABANDONED = object()
+async def _fly(
+    flights: Flights, cache: GrpcCache, key: str, ttl: float, context: Any, compute: Compute
+) -> Any:
+    """Shares the computation that is under way, or leads one."""
+    while True:
+        flight = flights.join(key, cache.generation)
+        if flight is None:
+            break
+        # Shielded: a follower who leaves must not take the answer from the others.
+        shared = await asyncio.shield(flight)
+        if shared is not None:
+            return shared.give(context)
+        found = cache.get_from_l1(key)
+        if found is not None:
+            return found
 
-
-async def _outcome_of(flight: asyncio.Future[Any]) -> Any:
-    # Shielded: a follower who leaves must not take the answer from the others.
-    return await asyncio.shield(flight)
+    with flights.lead(key, cache.generation) as land:
+        # Redis is asked inside of the flight, or a late follower could miss in both: in Redis
+        # before the answer was there, in flight after it had landed.
+        message, miss = await cache.look_up(key)
+        if message is None:
+            message = await compute()
+            if isinstance(message, Message) and _is_ok(context):
+                # First the followers, who need not wait for Redis nor suffer if this caller
+                # leaves meanwhile.
+                land(Answer.of(message, None))
+                await cache.keep(key, message, ttl, miss)
+                return message
+        land(Answer.of(message, context))
+        return message
 
 
 def _is_ok(context: Any) -> bool:
     code = context.code() if hasattr(context, "code") else None
     return code in (None, 0, grpc.StatusCode.OK)
-
-
-def _cache_of(servicer: Any, name: str) -> GrpcCache:
-    cache = getattr(servicer, "_grpc_cache", None)
-    if not isinstance(cache, GrpcCache):
-        raise ConfigError(
-            f"{type(servicer).__name__}.{name} is @grpc_cached, so its __init__ must set "
-            "self._grpc_cache = GrpcCache.from_settings(settings, service_name=...)"
-        )
-    return cache

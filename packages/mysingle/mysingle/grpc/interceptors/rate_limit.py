@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from collections.abc import Awaitable
 
 import grpc
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
 from mysingle.database import redis_client
+from mysingle.database._watch import RedisAwayError, RedisWatch
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._errors import GrpcError
 from mysingle.grpc._metrics import metrics_of
@@ -22,7 +20,6 @@ from mysingle.grpc.interceptors._base import Interceptor
 
 __all__ = ["RateLimitInterceptor"]
 
-_log = logging.getLogger("mysingle.grpc")
 _NEVER_LIMITED = frozenset(
     {
         "grpc.health.v1.Health",
@@ -30,7 +27,7 @@ _NEVER_LIMITED = frozenset(
         "grpc.reflection.v1alpha.ServerReflection",
     }
 )
-_RETRY_REDIS_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 
 class RateLimitInterceptor(Interceptor):
@@ -52,6 +49,8 @@ class RateLimitInterceptor(Interceptor):
         self._local = LocalWindow(*window)
         self._shared: RedisWindow | None = None
         self._redis: Redis | None = None
+        self._watch: RedisWatch | None = None
+        self._refuse_without_redis = settings.GRPC_RATE_LIMIT_REDIS_AWAY == "refuse"
         backend = settings.GRPC_RATE_LIMIT_BACKEND
         if backend == "redis" and not settings.REDIS_URL:
             raise ConfigError("GRPC_RATE_LIMIT_BACKEND=redis needs REDIS_URL")
@@ -60,8 +59,13 @@ class RateLimitInterceptor(Interceptor):
             self._shared = RedisWindow(
                 self._redis, *window, prefix=f"mysingle:rate:{settings.SERVICE_NAME}:"
             )
-        self._refuse_without_redis = settings.GRPC_RATE_LIMIT_REDIS_AWAY == "refuse"
-        self._away_until = 0.0
+            self._watch = RedisWatch(
+                self._redis,
+                "rate limit",
+                "calls are refused"
+                if self._refuse_without_redis
+                else "each process counts for itself",
+            )
         self._limited = (
             metrics_of(settings.GRPC_METRICS_PREFIX, "server").limited
             if settings.GRPC_ENABLE_METRICS
@@ -79,45 +83,38 @@ class RateLimitInterceptor(Interceptor):
             return None
         user_id = call.user_id
         key = f"user:{user_id}" if user_id else f"peer:{_host(call.peer())}"
-        if self._shared is not None:
-            return self._by_redis(call, key, self._shared)
+        shared, watch = self._shared, self._watch
+        if shared is not None and watch is not None:
+            if not watch.is_away:
+                return self._by_redis(call, key, shared, watch)
+            self._without_redis(call, key)
+            return None
         self._apply(call, self._local.hit(key))
         return None
 
     async def close(self) -> None:
         """Closes the connection to Redis."""
+        if self._watch is not None:
+            await self._watch.close()
         if self._redis is not None:
             await self._redis.aclose()
 
-    async def _by_redis(self, call: CallContext, key: str, shared: RedisWindow) -> None:
-        if time.monotonic() < self._away_until:
-            self._without_redis(call, key)
-            return
+    async def _by_redis(
+        self, call: CallContext, key: str, shared: RedisWindow, watch: RedisWatch
+    ) -> None:
         try:
-            verdict = await shared.hit(key)
-        except (RedisError, OSError, TimeoutError) as error:
-            if not self._away_until:
-                _log.warning(
-                    "rate limit: Redis is away (%s); %s",
-                    error,
-                    "calls are refused"
-                    if self._refuse_without_redis
-                    else "each process counts for itself",
-                )
-            self._away_until = time.monotonic() + _RETRY_REDIS_SECONDS
+            verdict = await watch.ask(lambda: shared.hit(key))
+        except RedisAwayError:
             self._without_redis(call, key)
-            return
-        if self._away_until:
-            self._away_until = 0.0
-            _log.info("rate limit: Redis is back")
-        self._apply(call, verdict)
+        else:
+            self._apply(call, verdict)
 
     def _without_redis(self, call: CallContext, key: str) -> None:
         if self._refuse_without_redis:
             raise GrpcError(
                 grpc.StatusCode.UNAVAILABLE,
                 "The rate limit cannot be checked just now",
-                retry_after=_RETRY_REDIS_SECONDS,
+                retry_after=_RETRY_SECONDS,
             )
         self._apply(call, self._local.hit(key))
 
