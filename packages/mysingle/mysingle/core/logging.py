@@ -138,7 +138,9 @@ class JsonFormatter(logging.Formatter):
             suspect = True
         if suspect:
             line = _encode({key: clean(key, value) for key, value in fields.items()})
-        return line if line.isascii() else _CONTROLS.sub(_escape, line)
+        if line.isascii() and "\x7f" not in line:
+            return line
+        return _CONTROLS.sub(_escape, line)
 
 
 class ReadableFormatter(logging.Formatter):
