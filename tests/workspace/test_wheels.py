@@ -18,8 +18,16 @@ OTHERS = ("3.12", "3.13", "3.14")
 
 
 def uv(*arguments: str | Path) -> None:
+    environment = dict(os.environ)
+    if Path("/etc/ssl/certs/ca-certificates.crt").exists():  # as scripts/setup has it
+        environment.setdefault("UV_SYSTEM_CERTS", "true")
     done = subprocess.run(
-        [UV, *arguments, "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+        [UV, *arguments, "--quiet"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
