@@ -216,6 +216,17 @@ async def test_forgeries(
     assert token not in caplog.text
 
 
+async def test_a_token_may_be_8_kib_long_and_no_longer() -> None:
+    async with run_server(echo_server(), jwt_secret=SECRET) as server:
+        for size, is_good in ((5800, True), (6200, False)):
+            metadata = signed(SECRET, algorithm="HS256", more="x" * size)
+            assert (len(metadata[0][1]) - len("Bearer ") <= 8192) is is_good
+            if is_good:
+                assert await who(server, metadata) == "alice"
+            else:
+                assert await refusal(server, metadata) == "Invalid token"
+
+
 async def test_a_changed_token_is_not_the_remembered_one() -> None:
     async with run_server(echo_server(), jwt_secret=SECRET) as server:
         token = jwt.encode(claims(), SECRET, "HS256")

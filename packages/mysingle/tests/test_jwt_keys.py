@@ -54,6 +54,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- By URL -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_one_fetch_for_everybody_who_waits(endpoint: KeyEndpoint) -> None:
     endpoint.release.clear()
     async with run_server(echo_server(), jwt_jwks=endpoint.url) as server:
@@ -220,7 +221,8 @@ async def test_a_server_that_stops_does_not_wait_for_keys(endpoint: KeyEndpoint)
             await asyncio.to_thread(endpoint.entered.wait)
             await server.stop()
             assert await call.code() is not grpc.StatusCode.OK
-    endpoint.release.set()
+        running = [str(task.get_coro()) for task in asyncio.all_tasks()]
+        assert not [one for one in running if "KeySet._fetch" in one]
 
 
 async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
