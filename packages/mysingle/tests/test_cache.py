@@ -19,6 +19,7 @@ from mysingle.core.config import CommonSettings
 from mysingle.core.context import RequestContext, _current
 from mysingle.core.errors import ConfigError
 from mysingle.database import RedisServer
+from mysingle.grpc._cache_flight import Flights
 from mysingle.grpc._cache_l1 import LocalCache
 from mysingle.grpc._cache_pattern import KeyPattern
 from mysingle.grpc.cache import GrpcCache, grpc_cached
@@ -315,8 +316,17 @@ async def test_a_cancelled_invalidation_is_finished(pair: tuple[GrpcCache, GrpcC
     await one.set_with_l1(key, request("old"), ttl=60)
     assert await other.get_with_l1(key) is not None
     heard = hears(other)
+    begun = asyncio.Event()
+    assert one._l2 is not None
+    drop = one._l2._drop
+
+    async def watched(text: str, exact: bool) -> int:
+        begun.set()
+        return await drop(text, exact)
+
+    one._l2._drop = watched  # type: ignore[method-assign]
     leaving = asyncio.create_task(one.invalidate(key))
-    await asyncio.sleep(0)  # it has begun
+    await begun.wait()
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     await heard.wait()
@@ -555,8 +565,10 @@ async def test_errors_are_not_kept(served: tuple[Servicer, Any], value: str) -> 
 
 async def test_an_abort_reaches_all_who_wait(served: tuple[Servicer, Any]) -> None:
     servicer, call = served
+    all_wait = followers(servicer, 9)
     calls = [asyncio.ensure_future(_result(call("abort"))) for _ in range(10)]
-    await all_wait(servicer, 9)
+    await all_wait.wait()
+    await servicer.entered.wait()
     servicer.release.set()
     errors: Any = await asyncio.gather(*calls, return_exceptions=True)
     assert {(one.code(), one.details()) for one in errors} == {
@@ -567,8 +579,10 @@ async def test_an_abort_reaches_all_who_wait(served: tuple[Servicer, Any]) -> No
 
 async def test_a_status_that_was_set_reaches_all_who_wait(served: tuple[Servicer, Any]) -> None:
     servicer, call = served
+    all_wait = followers(servicer, 9)
     calls = [asyncio.ensure_future(_result(call("wait-code"))) for _ in range(10)]
-    await all_wait(servicer, 9)
+    await all_wait.wait()
+    await servicer.entered.wait()
     servicer.release.set()
     errors: Any = await asyncio.gather(*calls, return_exceptions=True)
     assert {(one.code(), one.details()) for one in errors} == {
@@ -577,15 +591,28 @@ async def test_a_status_that_was_set_reaches_all_who_wait(served: tuple[Servicer
     assert servicer.computed == 1
 
 
-async def all_wait(servicer: Servicer, followers: int) -> None:
-    """Returns when one call computes and the others wait for it."""
-    await servicer.entered.wait()
-    while True:
-        (_, flight), *_ = servicer.__dict__["_grpc_cache_flights"]._flights.values()
-        # A shield of each follower and, for the leader, nothing.
-        if len(flight._callbacks or ()) >= followers:
-            return
-        await asyncio.sleep(0)
+class CountedFlights(Flights):
+    """Says when so many callers wait for another's computation."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self.all_wait = asyncio.Event()
+
+    def join(self, key: str, generation: int) -> Any:
+        flight = super().join(key, generation)
+        if flight is not None:
+            self._wanted -= 1
+            if self._wanted == 0:
+                self.all_wait.set()
+        return flight
+
+
+def followers(servicer: Servicer, wanted: int) -> asyncio.Event:
+    """Set when so many calls wait for the one that computes."""
+    flights = CountedFlights(wanted)
+    servicer.__dict__["_grpc_cache_flights"] = flights
+    return flights.all_wait
 
 
 async def test_who_comes_after_an_invalidation_gets_what_is_true_then(
@@ -607,12 +634,13 @@ async def test_who_comes_after_an_invalidation_gets_what_is_true_then(
 
 async def test_a_follower_who_leaves_harms_nobody(served: tuple[Servicer, Any]) -> None:
     servicer, call = served
+    all_wait = followers(servicer, 2)
     first = asyncio.ensure_future(_result(call("wait")))
     await servicer.entered.wait()
     leaving = call("wait")
     left = asyncio.ensure_future(_result(leaving))
     staying = asyncio.ensure_future(_result(call("wait")))
-    await all_wait(servicer, 2)
+    await all_wait.wait()
     leaving.cancel()
     await asyncio.gather(left, return_exceptions=True)
     servicer.release.set()
@@ -631,7 +659,9 @@ async def test_calls_are_answered_while_redis_is_away(
 
 async def test_one_computation_for_many(served: tuple[Servicer, Any]) -> None:
     servicer, call = served
+    all_wait = followers(servicer, 49)
     calls = [asyncio.ensure_future(_result(call("wait"))) for _ in range(50)]
+    await all_wait.wait()
     await servicer.entered.wait()
     servicer.release.set()
     assert {answer.value for answer in await asyncio.gather(*calls)} == {"wait1"}

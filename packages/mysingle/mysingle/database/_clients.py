@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
@@ -47,6 +50,9 @@ def redis_client(settings: CommonSettings, *, db: int | None = None) -> Redis:
             settings.REDIS_URL,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
+            # Redis may have closed an idle connection, or restarted: that is no outage. A
+            # time-out is not tried again, or callers would wait twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
     except ValueError as error:
         raise ConfigError(f"REDIS_URL: {error}") from None
