@@ -72,7 +72,7 @@ def compose(
         work = _streaming_work(method, servicer)
     else:
         work = _unary_work(method, servicer)
-    drive = _driver(steps)
+    drive = _driver([one for step in steps if (one := step.for_method(method)) is not None])
 
     async def serve(raw: Any, transport: Transport) -> Any:
         return await drive(CallContext(method, transport, decode, encode), work, raw)
@@ -186,6 +186,10 @@ def _driver(
 ) -> Callable[[CallContext, Work, Any], Awaitable[Any]]:
     """Runs the steps around one piece of work; the same for all four shapes."""
     befores = tuple(_own(step, "before") for step in steps)
+    afters = tuple(
+        after for step in reversed(steps) if (after := _own(step, "after")) is not None
+    )
+    total = len(steps)
     set_current = request_context._current.set
     reset_current = request_context._current.reset
 
@@ -212,7 +216,14 @@ def _driver(
         except Exception as error:
             outcome = _outcome_of(error)
         try:
-            outcome = _leave(steps, entered, len(befores), call, outcome)
+            if entered == total:
+                for after in afters:
+                    try:
+                        outcome = after(call, outcome) or outcome
+                    except Exception:
+                        _log.exception("%s failed", after.__qualname__)
+            else:
+                outcome = _leave_refused(steps, entered, call, outcome)
         finally:
             reset_current(token)
         if cancelled is not None:
@@ -230,16 +241,15 @@ def _own(step: Interceptor, name: str) -> Callable[..., Any] | None:
     return getattr(step, name)  # type: ignore[no-any-return]  # getattr gives Any
 
 
-def _leave(
-    steps: Sequence[Interceptor], entered: int, total: int, call: CallContext, outcome: Outcome
+def _leave_refused(
+    steps: Sequence[Interceptor], entered: int, call: CallContext, outcome: Outcome
 ) -> Outcome:
-    """Tells the steps, innermost first, how the call ended; each may change it."""
-    if entered < total:
-        for step in steps[entered + 1 :]:
-            try:
-                step.refused(call, outcome)
-            except Exception:
-                _log.exception("%s.refused failed", type(step).__name__)
+    """Tells the steps that a call was refused: those it never reached, then those it passed."""
+    for step in steps[entered + 1 :]:
+        try:
+            step.refused(call, outcome)
+        except Exception:
+            _log.exception("%s.refused failed", type(step).__name__)
     for step in reversed(steps[:entered]):
         try:
             outcome = step.after(call, outcome) or outcome

@@ -18,6 +18,7 @@ from mysingle.grpc._outcome import OK, Outcome
 __all__ = ["Aborted", "CallContext", "Transport"]
 
 MetadataIn = Iterable[tuple[str, str | bytes]]
+MetadataPairs = tuple[tuple[str, str | bytes], ...]
 
 
 class Transport(Protocol):
@@ -77,26 +78,19 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         started: `time.perf_counter()` when the call came in.
     """
 
-    __slots__ = (
-        "_aborted",
-        "_code",
-        "_decode",
-        "_details",
-        "_encode",
-        "_initial",
-        "_initial_sent",
-        "_metadata",
-        "_on_received",
-        "_on_sent",
-        "_own_trailing",
-        "_trailing",
-        "_transport",
-        "is_cancelled",
-        "method",
-        "request",
-        "request_context",
-        "started",
-    )
+    # What few calls change stands on the class, so that a call has less to set.
+    request: Any = None
+    is_cancelled: bool = False
+    _metadata: dict[str, str | bytes] | None = None
+    _own_trailing: MetadataPairs = ()
+    _trailing: MetadataPairs = ()
+    _initial: MetadataPairs = ()
+    _initial_sent: bool = False
+    _code: Any = None
+    _details: str = ""
+    _aborted: Outcome | None = None
+    _on_received: Callable[[], None] | None = None
+    _on_sent: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -106,8 +100,6 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         encode: Callable[[Any], bytes],
     ) -> None:
         self.method = method
-        self.request: Any = None
-        self.is_cancelled = False
         self.request_context = RequestContext(method=method.full_name)
         self.started = time.perf_counter()
         remaining = transport.time_remaining()
@@ -116,16 +108,6 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         self._transport = transport
         self._decode = decode
         self._encode = encode
-        self._metadata: dict[str, str | bytes] | None = None
-        self._own_trailing: tuple[tuple[str, str | bytes], ...] = ()
-        self._trailing: tuple[tuple[str, str | bytes], ...] = ()
-        self._initial: tuple[tuple[str, str | bytes], ...] = ()
-        self._initial_sent = False
-        self._code: Any = None
-        self._details = ""
-        self._aborted: Outcome | None = None
-        self._on_received: Callable[[], None] | None = None
-        self._on_sent: Callable[[], None] | None = None
 
     # -- For interceptors -----------------------------------------------------------------
 
@@ -356,7 +338,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         if self._aborted is not None:
             raise Aborted(self._aborted)
 
-    def all_trailing(self, outcome: Outcome) -> tuple[tuple[str, str | bytes], ...]:
+    def all_trailing(self, outcome: Outcome) -> MetadataPairs:
         """The servicer's trailing metadata and ours, as they go out with `outcome`."""
         theirs: Sequence[tuple[str, str | bytes]] = outcome.metadata or self._trailing
         return (*theirs, *self._own_trailing)

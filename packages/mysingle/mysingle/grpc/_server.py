@@ -236,10 +236,6 @@ class BaseGrpcServer(ABC):
             one for one in self.config.interceptors if isinstance(one, grpc.aio.ServerInterceptor)
         )
 
-        for step in self._chain:
-            for method in registrar.methods:
-                step.prepare(method)
-
         def wrap(
             method: Method, handler: grpc.RpcMethodHandler[Any, Any]
         ) -> grpc.RpcMethodHandler[Any, Any]:

@@ -20,8 +20,14 @@ class Interceptor:
     One instance serves all calls at once: keep what belongs to a call on the call.
     """
 
-    def prepare(self, method: Method) -> None:
-        """Runs once for each registered method, before the server listens."""
+    def for_method(self, method: Method) -> Interceptor | None:
+        """The step as calls of one method see it, asked once, before the server listens.
+
+        Returns:
+            This step itself, another one that knows the method, or None to leave it out.
+        """
+        del method
+        return self
 
     def before(self, call: CallContext) -> Awaitable[None] | None:
         """Runs before the call; write it `def` or `async def`.

@@ -19,21 +19,22 @@ class MetricsInterceptor(Interceptor):
 
     def __init__(self, settings: CommonSettings) -> None:
         self._metrics = metrics_of(settings.GRPC_METRICS_PREFIX, "server")
-        self._of: dict[Method, MethodMetrics] = {}
 
-    def prepare(self, method: Method) -> None:
-        """Makes the series of a method before its first call, so that rates start at zero."""
-        self._of[method] = self._metrics.of(method)
+    def for_method(self, method: Method) -> Interceptor:
+        """The step with the method's series, which are there before its first call."""
+        return _OfMethod(self._metrics.of(method))
+
+
+class _OfMethod(Interceptor):
+    def __init__(self, metrics: MethodMetrics) -> None:
+        self._metrics = metrics
 
     def before(self, call: CallContext) -> None:
         """The call began."""
-        metrics = self._of.get(call.method)
-        if metrics is None:
-            self.prepare(call.method)
-            metrics = self._of[call.method]
+        metrics = self._metrics
         metrics.started()
         call.on_messages(metrics.received, metrics.sent)
 
     def after(self, call: CallContext, outcome: Outcome) -> None:
         """The call ended."""
-        self._of[call.method].ended(outcome.code, time.perf_counter() - call.started)
+        self._metrics.ended(outcome.code, time.perf_counter() - call.started)

@@ -14,6 +14,7 @@ from mysingle.database import redis_client
 from mysingle.database._watch import RedisAwayError, RedisWatch
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._errors import GrpcError
+from mysingle.grpc._method import Method
 from mysingle.grpc._metrics import metrics_of
 from mysingle.grpc._rate_window import LocalWindow, RedisWindow, Verdict
 from mysingle.grpc.interceptors._base import Interceptor
@@ -72,6 +73,10 @@ class RateLimitInterceptor(Interceptor):
             else None
         )
 
+    def for_method(self, method: Method) -> Interceptor | None:
+        """Leaves out health and reflection."""
+        return None if method.service in _NEVER_LIMITED else self
+
     def before(self, call: CallContext) -> Awaitable[None] | None:
         """Counts the call.
 
@@ -79,8 +84,6 @@ class RateLimitInterceptor(Interceptor):
             GrpcError: `RESOURCE_EXHAUSTED` beyond the limit; `UNAVAILABLE` while Redis is away
                 and `GRPC_RATE_LIMIT_REDIS_AWAY` is `refuse`.
         """
-        if call.method.service in _NEVER_LIMITED:
-            return None
         user_id = call.user_id
         key = f"user:{user_id}" if user_id else f"peer:{_host(call.peer())}"
         shared, watch = self._shared, self._watch
