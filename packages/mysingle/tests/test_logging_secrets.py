@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -220,22 +219,23 @@ def test_a_log_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert logging.getLogger().handlers == before
 
 
-def _write_lines(path: str, name: str) -> None:
-    configure_logging(CommonSettings(_env_file=None, LOG_FILE=path))
-    for number in range(500):
-        logging.getLogger("mysingle.grpc").info("%s %d %s", name, number, "x" * 500)
+WRITER = """
+import logging, sys
+from mysingle.core.config import CommonSettings
+from mysingle.core.logging import configure_logging
+
+configure_logging(CommonSettings(_env_file=None, LOG_FILE=sys.argv[1]))
+for number in range(500):
+    logging.getLogger("mysingle.grpc").info("%s %d %s", sys.argv[2], number, "x" * 500)
+"""
 
 
 def test_processes_share_a_file_without_mixing_lines(tmp_path: Path) -> None:
     path = tmp_path / "app.log"
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_write_lines, args=(str(path), name)) for name in ("a", "b", "c")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, path, name], stderr=subprocess.DEVNULL)
+        for name in ("a", "b", "c")
     ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     messages = [json.loads(line)["message"].split()[:2] for line in path.read_text().splitlines()]
     assert sorted(messages) == sorted([n, str(i)] for n in "abc" for i in range(500))

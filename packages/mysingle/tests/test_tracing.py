@@ -41,7 +41,7 @@ async def traced(
     def chain(*arguments: Any) -> Any:
         return (TracingInterceptor(provider), *standard_chain(*arguments))
 
-    monkeypatch.setattr(_server, "standard_chain", chain)
+    monkeypatch.setattr(_server, "server_chain", chain)
     async with run_server(server_of(lambda s: add_echo_to_server(echo, s))) as server:
         async with connect(server) as channel:
             yield channel, exporter

@@ -186,9 +186,7 @@ def _driver(
 ) -> Callable[[CallContext, Work, Any], Awaitable[Any]]:
     """Runs the steps around one piece of work; the same for all four shapes."""
     befores = tuple(_own(step, "before") for step in steps)
-    afters = tuple(
-        after for step in reversed(steps) if (after := _own(step, "after")) is not None
-    )
+    afters = tuple(after for step in reversed(steps) if (after := _own(step, "after")) is not None)
     total = len(steps)
     set_current = request_context._current.set
     reset_current = request_context._current.reset
@@ -269,13 +267,13 @@ def _code_of_cancellation(call: CallContext) -> grpc.StatusCode:
     """Whether the caller's deadline passed or the caller went away.
 
     A client whose deadline passes resets the stream, which can arrive a moment before our own
-    clock says so: the message took as long to arrive as the deadline is short here. A tenth of
-    the whole deadline, at most 50 ms, is taken for that moment.
+    clock says so: its clock began to run before the call arrived here. A quarter of the whole
+    deadline, at most 100 ms, is taken for that moment.
     """
     remaining = call.time_remaining()
     if remaining is None:
         return grpc.StatusCode.CANCELLED
     whole = remaining + time.perf_counter() - call.started
-    if remaining <= min(0.05, whole / 10):
+    if remaining <= min(0.1, whole / 4):
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED

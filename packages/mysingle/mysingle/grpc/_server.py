@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import MysingleError, StartError
 from mysingle.core.logging import configure_logging
-from mysingle.grpc._chain import standard_chain
+from mysingle.grpc._chain import server_chain
 from mysingle.grpc._compose import compose
 from mysingle.grpc._config import GrpcServerConfig
 from mysingle.grpc._method import Method
@@ -124,7 +124,7 @@ class BaseGrpcServer(ABC):
         self._state = "starting"
         settings = self.config.settings
         configure_logging(settings)
-        self._chain = standard_chain(
+        self._chain = server_chain(
             settings, [one for one in self.config.interceptors if isinstance(one, Interceptor)]
         )
         await self._hook(self.before_start)

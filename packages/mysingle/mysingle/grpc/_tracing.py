@@ -16,6 +16,7 @@ import grpc
 
 from mysingle.core.config import CommonSettings
 from mysingle.grpc._context import CallContext
+from mysingle.grpc._method import Method
 from mysingle.grpc._outcome import Outcome
 from mysingle.grpc.interceptors._base import Interceptor
 
@@ -102,21 +103,33 @@ class TracingInterceptor(Interceptor):
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        from opentelemetry import trace
+        from opentelemetry import context, propagate, trace
 
+        self._context, self._propagate, self._trace = context, propagate, trace
+        self._provider = provider
         self._tracer = trace.get_tracer("mysingle.grpc", tracer_provider=provider)
         # On the call's own task, and not by call: `before` and `after` run in one context.
         self._active: ContextVar[tuple[Span, Token[Context]] | None] = ContextVar(
             "mysingle_span", default=None
         )
 
-    def before(self, call: CallContext) -> None:
-        """Starts the span and makes it the current one."""
-        method = call.method
-        if method.service in _UNTRACED:
-            return
-        from opentelemetry import context, propagate, trace
+    def for_method(self, method: Method) -> Interceptor | None:
+        """Leaves out health."""
+        return None if method.service in _UNTRACED else self
 
+    def before(self, call: CallContext) -> None:
+        """Starts the span and makes it the current one.
+
+        Where nobody collects spans, only a caller's span is kept, to be sent on by clients.
+        """
+        context, propagate, trace = self._context, self._propagate, self._trace
+        if (
+            self._provider is None
+            and "traceparent" not in call.metadata
+            and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        ):
+            return
+        method = call.method
         texts = {key: value for key, value in call.metadata.items() if isinstance(value, str)}
         span = self._tracer.start_span(
             f"{method.service}/{method.name}",
@@ -137,8 +150,7 @@ class TracingInterceptor(Interceptor):
         if active is None:
             return
         self._active.set(None)
-        from opentelemetry import context, trace
-
+        context, trace = self._context, self._trace
         span, token = active
         code = outcome.code
         number: int = code.value[0]

@@ -31,7 +31,9 @@ class MetadataInterceptor(Interceptor):
         """Sets the ids in the request context, where loggers and clients find them."""
         metadata = call.metadata
         given = metadata.get(_CORRELATION) or metadata.get("x-correlation-id")
-        correlation_id = given if isinstance(given, str) and _VALID(given) else f"{_random_bits(128):032x}"
+        correlation_id = (
+            given if isinstance(given, str) and _VALID(given) else f"{_random_bits(128):032x}"
+        )
         given = metadata.get(_REQUEST) or metadata.get("x-request-id")
         request_id = given if isinstance(given, str) and _VALID(given) else correlation_id
         context = call.request_context
