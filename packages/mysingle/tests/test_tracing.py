@@ -21,8 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from mysingle.core.config import CommonSettings
 from mysingle.core.logging import JsonFormatter
 from mysingle.grpc import _server
-from mysingle.grpc._chain import standard_chain
-from mysingle.grpc._tracing import TracingInterceptor, _peer, configure_tracing, tracing_step
+from mysingle.grpc._tracing import TracingInterceptor, _peer, configure_tracing
 from mysingle.testing import connect, run_server, server_of
 
 ALICE = (("user-id", "alice"),)
@@ -38,10 +37,7 @@ async def traced(
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
 
-    def chain(*arguments: Any) -> Any:
-        return (TracingInterceptor(provider), *standard_chain(*arguments))
-
-    monkeypatch.setattr(_server, "server_chain", chain)
+    monkeypatch.setattr(_server, "tracing_step", lambda _: TracingInterceptor(provider))
     async with run_server(server_of(lambda s: add_echo_to_server(echo, s))) as server:
         async with connect(server) as channel:
             yield channel, exporter
@@ -157,9 +153,20 @@ def settings(**values: Any) -> CommonSettings:
     return CommonSettings(_env_file=None, **values)
 
 
-def test_the_setting_turns_it_off() -> None:
-    assert isinstance(tracing_step(settings()), TracingInterceptor)
-    assert tracing_step(settings(GRPC_ENABLE_TRACING=False)) is None
+def test_there_is_a_step_where_spans_are_collected_and_it_is_not_turned_off() -> None:
+    program = """
+from mysingle.core.config import CommonSettings
+from mysingle.grpc._tracing import tracing_step
+on = CommonSettings(_env_file=None)
+print(tracing_step(on))
+from opentelemetry import trace
+print(tracing_step(on))
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+print(type(tracing_step(on)).__name__)
+print(tracing_step(CommonSettings(_env_file=None, GRPC_ENABLE_TRACING=False)))
+"""
+    assert run(program).split() == ["None", "None", "TracingInterceptor", "None"]
 
 
 def test_nothing_is_exported_unless_an_endpoint_is_set(monkeypatch: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
 from mysingle.grpc._method import MethodSet
-from mysingle.grpc._tracing import tracing_step
 from mysingle.grpc.interceptors import (
     AuthInterceptor,
     ErrorHandlingInterceptor,
@@ -18,26 +17,13 @@ from mysingle.grpc.interceptors import (
     RateLimitInterceptor,
 )
 
-__all__ = ["server_chain", "standard_chain"]
+__all__ = ["standard_chain"]
 
 HEALTH = "/grpc.health.v1.Health/*"
 REFLECTION = (
     "/grpc.reflection.v1.ServerReflection/*",
     "/grpc.reflection.v1alpha.ServerReflection/*",
 )
-
-
-def server_chain(
-    settings: CommonSettings, own: Sequence[Interceptor] = ()
-) -> tuple[Interceptor, ...]:
-    """The standard chain, and around it the step that traces, where there is tracing.
-
-    Raises:
-        ConfigError: As [standard_chain][] does.
-    """
-    tracing = tracing_step(settings)
-    chain = standard_chain(settings, own)
-    return chain if tracing is None else (tracing, *chain)
 
 
 def standard_chain(

@@ -81,6 +81,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
     # What few calls change stands on the class, so that a call has less to set.
     request: Any = None
     is_cancelled: bool = False
+    _pairs: Any = None
     _metadata: dict[str, str | bytes] | None = None
     _own_trailing: MetadataPairs = ()
     _trailing: MetadataPairs = ()
@@ -116,7 +117,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """What the caller sent, by lower-case key; the first value of each key."""
         if self._metadata is None:
             found: dict[str, str | bytes] = {}
-            for key, value in self._transport.invocation_metadata():
+            for key, value in self.invocation_metadata():
                 found.setdefault(key, value)
             self._metadata = found
         return self._metadata
@@ -227,7 +228,9 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
 
     def invocation_metadata(self) -> Any:
         """What the caller sent, in its order."""
-        return self._transport.invocation_metadata()
+        if self._pairs is None:  # grpcio would make the tuple anew each time
+            self._pairs = self._transport.invocation_metadata()
+        return self._pairs
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """The status code to end with if the servicer returns."""

@@ -16,13 +16,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import MysingleError, StartError
 from mysingle.core.logging import configure_logging
-from mysingle.grpc._chain import server_chain
+from mysingle.grpc._chain import standard_chain
 from mysingle.grpc._compose import compose
 from mysingle.grpc._config import GrpcServerConfig
 from mysingle.grpc._method import Method
 from mysingle.grpc._metrics_endpoint import MetricsServer, start_metrics_server
 from mysingle.grpc._reflection import add_reflection
 from mysingle.grpc._registrar import Registrar
+from mysingle.grpc._tracing import tracing_step
 from mysingle.grpc.engines._base import Engine, HandlerTable
 from mysingle.grpc.engines._grpcio import GrpcioEngine, server_address
 from mysingle.grpc.interceptors import Interceptor
@@ -124,10 +125,13 @@ class BaseGrpcServer(ABC):
         self._state = "starting"
         settings = self.config.settings
         configure_logging(settings)
-        self._chain = server_chain(
+        self._chain = standard_chain(
             settings, [one for one in self.config.interceptors if isinstance(one, Interceptor)]
         )
         await self._hook(self.before_start)
+        tracing = tracing_step(settings)  # now, since the hook may have set up OpenTelemetry
+        if tracing is not None:
+            self._chain = (tracing, *self._chain)
         try:
             registrar = self._registered()
             self._pool = ThreadPoolExecutor(

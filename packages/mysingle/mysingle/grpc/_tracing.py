@@ -7,6 +7,7 @@ without it.
 from __future__ import annotations
 
 import os
+import sys
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -45,12 +46,21 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 def tracing_step(settings: CommonSettings) -> Interceptor | None:
     """The step to put around the standard chain.
 
-    None where `GRPC_ENABLE_TRACING` is off or OpenTelemetry's API is not installed.
+    None where `GRPC_ENABLE_TRACING` is off, OpenTelemetry's API is not installed, or nobody
+    collects spans: no endpoint is set, and the program has set no provider by now.
     """
     if not settings.GRPC_ENABLE_TRACING or not _installed("opentelemetry.trace"):
         return None
-    configure_tracing(settings)
+    if not configure_tracing(settings) and not _provider_is_set():
+        return None
     return TracingInterceptor()
+
+
+def _provider_is_set() -> bool:
+    trace = sys.modules.get("opentelemetry.trace")  # not loaded: nobody set one
+    return trace is not None and not isinstance(
+        trace.get_tracer_provider(), trace.ProxyTracerProvider
+    )
 
 
 def configure_tracing(settings: CommonSettings) -> bool:
@@ -106,7 +116,6 @@ class TracingInterceptor(Interceptor):
         from opentelemetry import context, propagate, trace
 
         self._context, self._propagate, self._trace = context, propagate, trace
-        self._provider = provider
         self._tracer = trace.get_tracer("mysingle.grpc", tracer_provider=provider)
         # On the call's own task, and not by call: `before` and `after` run in one context.
         self._active: ContextVar[tuple[Span, Token[Context]] | None] = ContextVar(
@@ -118,17 +127,8 @@ class TracingInterceptor(Interceptor):
         return None if method.service in _UNTRACED else self
 
     def before(self, call: CallContext) -> None:
-        """Starts the span and makes it the current one.
-
-        Where nobody collects spans, only a caller's span is kept, to be sent on by clients.
-        """
+        """Starts the span and makes it the current one."""
         context, propagate, trace = self._context, self._propagate, self._trace
-        if (
-            self._provider is None
-            and "traceparent" not in call.metadata
-            and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-        ):
-            return
         method = call.method
         texts = {key: value for key, value in call.metadata.items() if isinstance(value, str)}
         span = self._tracer.start_span(
