@@ -22,7 +22,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
+from mysingle.grpc._codec import same
+from mysingle.grpc._context import CallContext
 from mysingle.grpc._identity import Unidentified, from_certificate, from_header
+from mysingle.grpc._method import Method
 from mysingle.testing import CertificateAuthority, connect, run_server, server_of
 
 ALICE = (("user-id", "alice"),)
@@ -63,40 +66,49 @@ async def test_bad_header(metadata: Metadata, message: str) -> None:
     assert servicer.calls == 0
 
 
-class Sent:
-    """The least that a call needs to say who calls, for what no real client can send."""
+class Wire:
+    """The least of a transport, for what no real client can send."""
 
-    def __init__(self, user_id: Any = "", **certificate: list[bytes]) -> None:
-        self.user_id = user_id
-        self.certificate = certificate
+    def __init__(self, user_id: Any, certificate: dict[str, list[bytes]]) -> None:
+        self._user_id = user_id
+        self._certificate = certificate
 
     def invocation_metadata(self) -> Any:
-        return (("user-id", self.user_id),)
+        return (("user-id", self._user_id),)
 
     def auth_context(self) -> Any:
-        return self.certificate
+        return self._certificate
+
+    def time_remaining(self) -> None:
+        return None
+
+
+def sent(user_id: Any = "", **certificate: list[bytes]) -> CallContext:
+    method = Method("/test.Echo/Unary", request_streaming=False, response_streaming=False)
+    wire: Any = Wire(user_id, certificate)
+    return CallContext(method, wire, same, same)
 
 
 @pytest.mark.parametrize(
     "user_id", ["a\nb", "a\x00b", "a\x1b[31m", "a\u2028b", "a\u202eb", "a\x7f"]
 )
 def test_control_characters_are_no_part_of_an_identity(user_id: str) -> None:
-    sent: Any = Sent(user_id)
+    sent: Any = sent(user_id)
     with pytest.raises(Unidentified, match="^Invalid user-id$"):
         from_header(sent)
-    proven: Any = Sent(peer_uri=[user_id.encode()], x509_common_name=[b"alice"])
+    proven: Any = sent(peer_uri=[user_id.encode()], x509_common_name=[b"alice"])
     with pytest.raises(Unidentified, match="^Invalid client certificate$"):
         from_certificate(proven)
 
 
 def test_a_certificate_whose_name_is_not_text() -> None:
-    proven: Any = Sent(x509_common_name=[b"\xff\xfe"])
+    proven: Any = sent(x509_common_name=[b"\xff\xfe"])
     with pytest.raises(Unidentified, match="^Invalid client certificate$"):
         from_certificate(proven)
 
 
 def test_bytes_are_no_identity() -> None:
-    sent: Any = Sent(b"alice")
+    sent: Any = sent(b"alice")
     with pytest.raises(Unidentified, match="^Missing user-id$"):
         from_header(sent)
 
@@ -185,7 +197,7 @@ async def test_the_name_in_a_certificate(
 
 async def test_a_certificate_without_any_name(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path)
-    nameless: Any = Sent(x509_subject=[b"O=somebody"])
+    nameless: Any = sent(x509_subject=[b"O=somebody"])
     with pytest.raises(Unidentified, match="^Missing client certificate$"):
         from_certificate(nameless)
     options = {**served_with(authority, mutual=True), "auth_identity": "mtls"}

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from mysingle.core._logging_secrets import clean, is_suspect, mask
 from mysingle.core.config import CommonSettings
 from mysingle.core.context import current_or_none
@@ -28,14 +30,20 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _CONTROLS: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
-def _refuse(value: object) -> object:
-    raise TypeError(type(value).__name__)
-
-
-# It knows plain values only; whatever else is in a record goes through clean() first.
-_encode: Final = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), default=_refuse, allow_nan=False
+# Both know plain values only; whatever else is in a record goes through clean() first. orjson is
+# an order of magnitude faster, and refuses what the other one takes: integers beyond 64 bits.
+_PLAIN: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_encode_cleaned: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
 ).encode
+
+
+def _encode(fields: dict[str, Any]) -> str:
+    return orjson.dumps(fields, option=_PLAIN).decode()
 
 
 def configure_logging(settings: CommonSettings) -> None:
@@ -128,16 +136,16 @@ class JsonFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = record.stack_info
-        for key, value in record.__dict__.items():
-            if key not in _STANDARD:
-                fields[f"extra_{key}" if key in fields else key] = value
+        extra = record.__dict__
+        for key in sorted(extra.keys() - _STANDARD):
+            fields[f"extra_{key}" if key in fields else key] = extra[key]
         try:
             line = _encode(fields)
             suspect = is_suspect(line)
         except (TypeError, ValueError, RecursionError):
             suspect = True
         if suspect:
-            line = _encode({key: clean(key, value) for key, value in fields.items()})
+            line = _encode_cleaned({key: clean(key, value) for key, value in fields.items()})
         if line.isascii() and "\x7f" not in line:
             return line
         return _CONTROLS.sub(_escape, line)
@@ -195,9 +203,10 @@ def _add_ids(fields: dict[str, Any]) -> None:
         fields["correlation_id"] = context.correlation_id
         fields["user_id"] = context.user_id
         fields["method"] = context.method
-    trace = sys.modules.get("opentelemetry.trace")  # not loaded: there is no span either
-    if trace is not None:
-        span = trace.get_current_span().get_span_context()
+    # Not loaded, or nothing in its context: there is no span either.
+    otel = sys.modules.get("opentelemetry.context")
+    if otel is not None and otel.get_current():
+        span = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
         if span.is_valid:
             fields["trace_id"] = f"{span.trace_id:032x}"
             fields["span_id"] = f"{span.span_id:016x}"

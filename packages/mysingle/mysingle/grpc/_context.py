@@ -116,10 +116,8 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
     def metadata(self) -> Mapping[str, str | bytes]:
         """What the caller sent, by lower-case key; the first value of each key."""
         if self._metadata is None:
-            found: dict[str, str | bytes] = {}
-            for key, value in self.invocation_metadata():
-                found.setdefault(key, value)
-            self._metadata = found
+            # From the last to the first, so that of each key the first value stays.
+            self._metadata = dict(self.invocation_metadata()[::-1])
         return self._metadata
 
     @property

@@ -55,6 +55,20 @@ def from_header(call: CallContext) -> str:
     Raises:
         Unidentified: There is none, it can be no user id, or there are several.
     """
+    metadata = call.metadata
+    if len(metadata) == len(call.invocation_metadata()) and "x-user-id" not in metadata:
+        # No key is there twice, as in nearly all calls.
+        user_id = call.text("user-id").strip()
+    else:
+        user_id = _only_user_id(call)
+    if not user_id:
+        raise Unidentified("Missing user-id")
+    if not is_user_id(user_id):
+        raise Unidentified("Invalid user-id")
+    return user_id
+
+
+def _only_user_id(call: CallContext) -> str:
     sent = {
         value.strip() if isinstance(value, str) else ""
         for key, value in call.invocation_metadata()
@@ -62,12 +76,7 @@ def from_header(call: CallContext) -> str:
     }
     if len(sent) > 1:  # whoever reads the other one would see another user
         raise Unidentified("More than one user-id")
-    user_id = sent.pop() if sent else ""
-    if not user_id:
-        raise Unidentified("Missing user-id")
-    if not is_user_id(user_id):
-        raise Unidentified("Invalid user-id")
-    return user_id
+    return sent.pop() if sent else ""
 
 
 def from_certificate(call: CallContext) -> str:

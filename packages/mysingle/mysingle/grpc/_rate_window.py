@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 __all__ = ["LocalWindow", "RedisWindow", "Verdict"]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether one request passes.
 
     Attributes:

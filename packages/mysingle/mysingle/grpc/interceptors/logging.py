@@ -37,6 +37,7 @@ class LoggingInterceptor(Interceptor):
     def __init__(self, settings: CommonSettings) -> None:
         self._sample = settings.GRPC_LOG_SAMPLE
         self._count = itertools.count(1)
+        self._first = logging.LogRecord(_log.name, logging.INFO, __file__, 0, "", (), None)
 
     def after(self, call: CallContext, outcome: Outcome) -> None:
         """Writes the line."""
@@ -57,23 +58,38 @@ class LoggingInterceptor(Interceptor):
         if code is not _Code.OK:
             fields["error"] = outcome.message
         error = outcome.error if code in _OUR_FAULT else None
-        # Made by hand: Logger.log() would walk the stack for the line that logs, always this one.
-        # By the program's factory, which may add what its own formatters expect.
-        record = logging.getLogRecordFactory()(
-            _log.name,
-            level,
-            __file__,
-            0,
-            call.method.full_name,
-            (),
-            (type(error), error, error.__traceback__) if error is not None else None,
-        )
+        record = self._record(level, call.method.full_name, error)
         record.__dict__.update(fields)
         _log.handle(record)
 
     def refused(self, call: CallContext, outcome: Outcome) -> None:
         """A refused call is a call too."""
         self.after(call, outcome)
+
+    def _record(self, level: int, message: str, error: BaseException | None) -> logging.LogRecord:
+        """What `Logger.makeRecord` would make, without looking again for what never changes.
+
+        Logger.log() walks the stack for the line that logs, always the same one, and a record
+        asks for names of process and thread.
+        """
+        exc_info = (type(error), error, error.__traceback__) if error is not None else None
+        factory = logging.getLogRecordFactory()
+        if factory is not logging.LogRecord:  # it may add what the program's formatters expect
+            return factory(_log.name, level, __file__, 0, message, (), exc_info)
+        first = self._first
+        now = time.time()
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__.update(
+            first.__dict__,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            msg=message,
+            exc_info=exc_info,
+            created=now,
+            msecs=now % 1 * 1000,
+            relativeCreated=first.relativeCreated + (now - first.created) * 1000,
+        )
+        return record
 
     def _is_sampled(self) -> bool:
         n = next(self._count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from random import SystemRandom
+from random import getrandbits
 
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._outcome import Outcome
@@ -13,9 +13,12 @@ __all__ = ["MetadataInterceptor"]
 
 _CORRELATION = "correlation-id"
 _REQUEST = "request-id"
-# Not secret, but never the same twice, not even in processes that were forked.
-_random_bits = SystemRandom().getrandbits
 _VALID = re.compile(r"[!-~]{1,128}", re.ASCII).fullmatch
+
+
+def _new_id() -> str:
+    # An id is no secret; Python seeds this generator anew in each process, forked ones too.
+    return f"{getrandbits(128):032x}"
 
 
 class MetadataInterceptor(Interceptor):
@@ -31,9 +34,7 @@ class MetadataInterceptor(Interceptor):
         """Sets the ids in the request context, where loggers and clients find them."""
         metadata = call.metadata
         given = metadata.get(_CORRELATION) or metadata.get("x-correlation-id")
-        correlation_id = (
-            given if isinstance(given, str) and _VALID(given) else f"{_random_bits(128):032x}"
-        )
+        correlation_id = given if isinstance(given, str) and _VALID(given) else _new_id()
         given = metadata.get(_REQUEST) or metadata.get("x-request-id")
         request_id = given if isinstance(given, str) and _VALID(given) else correlation_id
         context = call.request_context
