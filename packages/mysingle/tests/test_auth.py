@@ -83,7 +83,7 @@ class Wire:
         return None
 
 
-def sent(user_id: Any = "", **certificate: list[bytes]) -> CallContext:
+def call_with(user_id: Any = "", **certificate: list[bytes]) -> CallContext:
     method = Method("/test.Echo/Unary", request_streaming=False, response_streaming=False)
     wire: Any = Wire(user_id, certificate)
     return CallContext(method, wire, same, same)
@@ -93,22 +93,22 @@ def sent(user_id: Any = "", **certificate: list[bytes]) -> CallContext:
     "user_id", ["a\nb", "a\x00b", "a\x1b[31m", "a\u2028b", "a\u202eb", "a\x7f"]
 )
 def test_control_characters_are_no_part_of_an_identity(user_id: str) -> None:
-    sent: Any = sent(user_id)
+    sent: Any = call_with(user_id)
     with pytest.raises(Unidentified, match="^Invalid user-id$"):
         from_header(sent)
-    proven: Any = sent(peer_uri=[user_id.encode()], x509_common_name=[b"alice"])
+    proven: Any = call_with(peer_uri=[user_id.encode()], x509_common_name=[b"alice"])
     with pytest.raises(Unidentified, match="^Invalid client certificate$"):
         from_certificate(proven)
 
 
 def test_a_certificate_whose_name_is_not_text() -> None:
-    proven: Any = sent(x509_common_name=[b"\xff\xfe"])
+    proven: Any = call_with(x509_common_name=[b"\xff\xfe"])
     with pytest.raises(Unidentified, match="^Invalid client certificate$"):
         from_certificate(proven)
 
 
 def test_bytes_are_no_identity() -> None:
-    sent: Any = sent(b"alice")
+    sent: Any = call_with(b"alice")
     with pytest.raises(Unidentified, match="^Missing user-id$"):
         from_header(sent)
 
@@ -197,7 +197,7 @@ async def test_the_name_in_a_certificate(
 
 async def test_a_certificate_without_any_name(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path)
-    nameless: Any = sent(x509_subject=[b"O=somebody"])
+    nameless: Any = call_with(x509_subject=[b"O=somebody"])
     with pytest.raises(Unidentified, match="^Missing client certificate$"):
         from_certificate(nameless)
     options = {**served_with(authority, mutual=True), "auth_identity": "mtls"}
