@@ -67,7 +67,7 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
                 return await function(servicer, request, context)
             bound = functools.partial(function, servicer)
             if isinstance(context, CallContext):
-                return await run_in_thread(bound, request, context, None)
+                return await run_in_thread(bound, request, context)
             return await asyncio.to_thread(bound, request, context)
 
         @functools.wraps(function)

@@ -23,7 +23,7 @@ from mysingle.grpc._codec import decoder, encoder, same
 from mysingle.grpc._context import Aborted, CallContext, Transport
 from mysingle.grpc._errors import GrpcCallError, GrpcError
 from mysingle.grpc._foreign import through_foreign
-from mysingle.grpc._method import Method
+from mysingle.grpc._method import Method, behaviour_of
 from mysingle.grpc._outcome import Outcome
 from mysingle.grpc._threads import iterate_in_thread, run_in_thread
 from mysingle.grpc.interceptors._base import Interceptor
@@ -57,7 +57,7 @@ def compose(
     """
 
     def servicer_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Servicer:
-        return _as_async(_behaviour(handler), handler, pool)
+        return _as_async(behaviour_of(handler), handler)
 
     if foreign:
         servicer = through_foreign(method, handler, foreign, servicer_of)
@@ -75,7 +75,7 @@ def compose(
     drive = _driver([one for step in steps if (one := step.for_method(method)) is not None])
 
     async def serve(raw: Any, transport: Transport) -> Any:
-        return await drive(CallContext(method, transport, decode, encode), work, raw)
+        return await drive(CallContext(method, transport, decode, encode, pool), work, raw)
 
     return _handler_of_shape(method, serve)
 
@@ -90,28 +90,18 @@ def _handler_of_shape(method: Method, serve: Callable[..., Any]) -> grpc.RpcMeth
     return make(serve)
 
 
-def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
-    for name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-        function = getattr(handler, name)
-        if function is not None:
-            return function  # type: ignore[no-any-return]  # types-grpcio says Any
-    raise TypeError("a method handler without a function")
-
-
 # -- The servicer -------------------------------------------------------------------------------
 
 
-def _as_async(
-    function: Callable[..., Any], handler: grpc.RpcMethodHandler[Any, Any], pool: Executor | None
-) -> Servicer:
+def _as_async(function: Callable[..., Any], handler: grpc.RpcMethodHandler[Any, Any]) -> Servicer:
     """The servicer's function; where it is a plain `def`, one that runs it in the pool."""
     if _is_async(function):
         return function
     if handler.response_streaming:
-        return lambda request, call: iterate_in_thread(function, request, call, pool)
+        return lambda request, call: iterate_in_thread(function, request, call)
 
     async def run(request: Any, call: CallContext) -> Any:
-        answer = await run_in_thread(function, request, call, pool)
+        answer = await run_in_thread(function, request, call)
         return await answer if inspect.isawaitable(answer) else answer
 
     return run

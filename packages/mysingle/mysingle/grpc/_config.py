@@ -26,7 +26,6 @@ class GrpcServerConfig:
 
     Attributes:
         settings: The settings after the overrides.
-        service_name: For logs, metrics and traces.
         interceptors: Your own, inside the standard chain; ours or grpcio's kind.
     """
 
@@ -34,11 +33,9 @@ class GrpcServerConfig:
         self,
         settings: CommonSettings,
         *,
-        service_name: str = "",
         interceptors: Sequence[Interceptor | grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self.settings = settings
-        self.service_name = service_name or settings.SERVICE_NAME
         self.interceptors = tuple(interceptors)
 
     @classmethod
@@ -67,11 +64,14 @@ class GrpcServerConfig:
             for option, value in overrides.items()
             if value is not None
         }
-        return cls(
-            settings.override(**values) if values else settings,
-            service_name=service_name,
-            interceptors=interceptors,
-        )
+        if service_name and service_name != settings.SERVICE_NAME:
+            values["SERVICE_NAME"] = service_name  # logs, limits and traces go by it too
+        return cls(settings.override(**values) if values else settings, interceptors=interceptors)
+
+    @property
+    def service_name(self) -> str:
+        """For logs, metrics and traces."""
+        return self.settings.SERVICE_NAME
 
     def __getattr__(self, option: str) -> Any:
         if option.startswith("_") or "settings" not in self.__dict__:

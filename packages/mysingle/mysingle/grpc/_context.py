@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -76,6 +77,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         is_cancelled: Whether the caller went away or its deadline passed.
         request: The request message once it was parsed; None before, and for request streams.
         started: `time.perf_counter()` when the call came in.
+        pool: Where plain `def` servicers run; None for the event loop's default pool.
     """
 
     # What few calls change stands on the class, so that a call has less to set.
@@ -99,8 +101,10 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         transport: Transport,
         decode: Callable[[bytes], Any],
         encode: Callable[[Any], bytes],
+        pool: Executor | None = None,
     ) -> None:
         self.method = method
+        self.pool = pool
         self.request_context = RequestContext(method=method.full_name)
         self.started = time.perf_counter()
         remaining = transport.time_remaining()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-__all__ = ["Method", "MethodSet"]
+__all__ = ["Method", "MethodSet", "behaviour_of"]
 
 _GRPC_TYPES = {
     (False, False): "unary",
@@ -49,6 +50,15 @@ class Method:
     def of(cls, full_name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
         """The method that `handler` serves."""
         return cls(full_name, bool(handler.request_streaming), bool(handler.response_streaming))
+
+
+def behaviour_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
+    """The servicer's function in a handler, whatever the shape."""
+    for name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        function = getattr(handler, name)
+        if function is not None:
+            return function  # type: ignore[no-any-return]  # types-grpcio says Any
+    raise TypeError("a method handler without a function")
 
 
 class MethodSet:

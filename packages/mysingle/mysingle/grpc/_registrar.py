@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from mysingle.core.errors import ConfigError
-from mysingle.grpc._method import Method
+from mysingle.grpc._method import Method, behaviour_of
 
 __all__ = ["Registrar"]
 
@@ -53,6 +53,15 @@ class Registrar:
                 self._services[handler.service_name()] = None
             self.generic.append(handler)
 
+    def servicers(self) -> list[Any]:
+        """The objects whose methods were registered, each once."""
+        found: dict[int, Any] = {}
+        for handler in self.methods.values():
+            servicer = getattr(behaviour_of(handler), "__self__", None)
+            if servicer is not None:
+                found[id(servicer)] = servicer
+        return list(found.values())
+
     @property
     def service_names(self) -> list[str]:
         """Services in the order they were registered."""
@@ -63,16 +72,7 @@ class Registrar:
 
 
 def _check_cached(method: Method, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
-    function = next(
-        f
-        for f in (
-            handler.unary_unary,
-            handler.unary_stream,
-            handler.stream_unary,
-            handler.stream_stream,
-        )
-        if f is not None
-    )
+    function = behaviour_of(handler)
     if not getattr(function, "__grpc_cached__", False):
         return
     if method.request_streaming or method.response_streaming:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import MysingleError, StartError
 from mysingle.core.logging import configure_logging
+from mysingle.grpc._cache import GrpcCache
 from mysingle.grpc._chain import standard_chain
 from mysingle.grpc._compose import compose
 from mysingle.grpc._config import GrpcServerConfig
@@ -67,6 +68,7 @@ class BaseGrpcServer(ABC):
         self._chain: tuple[Interceptor, ...] = ()
         self._metrics: MetricsServer | None = None
         self._services: list[str] = []
+        self._servicers: list[Any] = []
         self._port = 0
         self._state = "new"
         self._stopped = asyncio.Event()
@@ -229,6 +231,7 @@ class BaseGrpcServer(ABC):
         except Exception as error:
             raise self._failed("register_servicers", error) from error
         self._services = registrar.service_names
+        self._servicers = registrar.servicers()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
         if settings.GRPC_SERVER_ENABLE_REFLECTION:
             names = settings.GRPC_SERVER_REFLECTION_SERVICE_NAMES or registrar.service_names
@@ -265,6 +268,10 @@ class BaseGrpcServer(ABC):
                 self._metrics.close()
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
+            for servicer in self._servicers:
+                cache = getattr(servicer, "_grpc_cache", None)
+                if isinstance(cache, GrpcCache):
+                    await cache.close()
             await self._hook(self.after_stop)
             for step in self._chain:
                 await step.close()

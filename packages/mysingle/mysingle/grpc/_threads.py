@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from typing import Any, NoReturn
 
 import grpc
@@ -136,7 +135,7 @@ def _arguments(call: CallContext, request: Any) -> tuple[Any, SyncContext]:
 
 
 async def run_in_thread(
-    function: Callable[[Any, Any], Any], request: Any, call: CallContext, pool: Executor | None
+    function: Callable[[Any, Any], Any], request: Any, call: CallContext
 ) -> Any:
     """Calls a plain `def` servicer in the pool and returns its answer.
 
@@ -146,20 +145,20 @@ async def run_in_thread(
     request, context = _arguments(call, request)
     loop = asyncio.get_running_loop()
     run = contextvars.copy_context().run
-    return await loop.run_in_executor(pool, run, function, request, context)
+    return await loop.run_in_executor(call.pool, run, function, request, context)
 
 
 async def iterate_in_thread(
-    function: Callable[[Any, Any], Any], request: Any, call: CallContext, pool: Executor | None
+    function: Callable[[Any, Any], Any], request: Any, call: CallContext
 ) -> AsyncIterator[Any]:
     """Iterates over what a plain generator servicer yields, each step in the pool."""
     request, context = _arguments(call, request)
     loop = asyncio.get_running_loop()
     run = contextvars.copy_context().run
-    results = iter(await loop.run_in_executor(pool, run, function, request, context))
+    results = iter(await loop.run_in_executor(call.pool, run, function, request, context))
     try:
         while True:
-            message = await loop.run_in_executor(pool, run, _next, results)
+            message = await loop.run_in_executor(call.pool, run, _next, results)
             if message is _DONE:
                 return
             yield message
@@ -168,7 +167,7 @@ async def iterate_in_thread(
         if close is not None:
             # Not awaited: the call may be cancelled while the generator still runs in a thread,
             # where close() can only be tried after the step is done.
-            loop.run_in_executor(pool, run, _close, close)
+            loop.run_in_executor(call.pool, run, _close, close)
 
 
 def _next(results: Iterator[Any]) -> Any:
