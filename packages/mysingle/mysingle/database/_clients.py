@@ -6,16 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
+    from redis.asyncio import Redis
 
 __all__ = ["close_clients", "get_mongodb_client", "get_redis_client", "redis_client"]
 
@@ -45,6 +41,12 @@ def redis_client(settings: CommonSettings, *, db: int | None = None) -> Redis:
     """
     if not settings.REDIS_URL:
         raise ConfigError("REDIS_URL is not set; write for example redis://localhost:6379")
+    # Here, because it takes half a second to load, and many services do without Redis.
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
     try:
         client: Redis = Redis.from_url(
             settings.REDIS_URL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -13,13 +13,14 @@ from google.protobuf.message import DecodeError, Message
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.context import current
-from mysingle.database import redis_client
 from mysingle.grpc._cache_key import key_of
 from mysingle.grpc._cache_l1 import Entry, LocalCache
-from mysingle.grpc._cache_l2 import SharedCache
 from mysingle.grpc._cache_misses import Miss, Misses
 from mysingle.grpc._cache_pattern import KeyPattern
 from mysingle.grpc._metrics import metrics_of
+
+if TYPE_CHECKING:
+    from mysingle.grpc._cache_l2 import SharedCache
 
 __all__ = ["GrpcCache", "check_ttl"]
 
@@ -50,6 +51,10 @@ class GrpcCache:
         self._l1 = LocalCache(settings.GRPC_CACHE_L1_MAX_SIZE, settings.GRPC_CACHE_L1_TTL_SECONDS)
         self._l2: SharedCache | None = None
         if settings.REDIS_URL:
+            # Here, because Redis takes half a second to load.
+            from mysingle.database import redis_client
+            from mysingle.grpc._cache_l2 import SharedCache
+
             self._l2 = SharedCache(
                 lambda: redis_client(settings, db=settings.REDIS_DB_GRPC),
                 service_name,

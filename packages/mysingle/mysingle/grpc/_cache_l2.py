@@ -9,13 +9,14 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
-
-from redis.asyncio import Redis
+from typing import TYPE_CHECKING, Any, cast
 
 from mysingle.database._watch import REDIS_ERRORS, RedisAwayError, RedisWatch
 from mysingle.grpc._cache_key import escape
 from mysingle.grpc._cache_pattern import KeyPattern
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 __all__ = ["Found", "SharedCache"]
 

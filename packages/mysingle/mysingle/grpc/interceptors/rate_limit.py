@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 import grpc
-from redis.asyncio import Redis
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError
-from mysingle.database import redis_client
-from mysingle.database._watch import RedisAwayError, RedisWatch
 from mysingle.grpc._context import CallContext
 from mysingle.grpc._errors import GrpcError
 from mysingle.grpc._method import Method
 from mysingle.grpc._metrics import metrics_of
 from mysingle.grpc._rate_window import LocalWindow, RedisWindow, Verdict
 from mysingle.grpc.interceptors._base import Interceptor
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from mysingle.database._watch import RedisWatch
 
 __all__ = ["RateLimitInterceptor"]
 
@@ -56,6 +59,10 @@ class RateLimitInterceptor(Interceptor):
         if backend == "redis" and not settings.REDIS_URL:
             raise ConfigError("GRPC_RATE_LIMIT_BACKEND=redis needs REDIS_URL")
         if backend != "local" and settings.REDIS_URL:
+            # Here, because Redis takes half a second to load.
+            from mysingle.database import redis_client
+            from mysingle.database._watch import RedisWatch
+
             self._redis = redis_client(settings, db=settings.REDIS_DB_RATE_LIMIT)
             self._shared = RedisWindow(
                 self._redis, *window, prefix=f"mysingle:rate:{settings.SERVICE_NAME}:"
@@ -105,6 +112,8 @@ class RateLimitInterceptor(Interceptor):
     async def _by_redis(
         self, call: CallContext, key: str, shared: RedisWindow, watch: RedisWatch
     ) -> None:
+        from mysingle.database._watch import RedisAwayError
+
         try:
             verdict = await watch.ask(lambda: shared.hit(key))
         except RedisAwayError:
