@@ -91,7 +91,7 @@ async def test_hooks_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("fails_in", "after"),
-    [("before_start", False), ("register_servicers", True), ("after_start", True)],
+    [("before_start", True), ("register_servicers", True), ("after_start", True)],
 )
 async def test_a_failing_hook_names_itself(fails_in: str, after: bool) -> None:
     server = hooked(fails_in)

@@ -57,6 +57,7 @@ class CommonSettings(BaseSettings):
         env_ignore_empty=True,
         case_sensitive=True,
         extra="ignore",
+        populate_by_name=True,
         validate_default=True,
         frozen=True,
         hide_input_in_errors=True,

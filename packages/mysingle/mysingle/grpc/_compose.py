@@ -27,6 +27,7 @@ from mysingle.grpc._method import Method, behaviour_of
 from mysingle.grpc._outcome import Outcome
 from mysingle.grpc._threads import iterate_in_thread, run_in_thread
 from mysingle.grpc.interceptors._base import Interceptor
+from mysingle.grpc.interceptors.errors import ErrorHandlingInterceptor
 
 __all__ = ["compose"]
 
@@ -178,6 +179,7 @@ def _driver(
     befores = tuple(_own(step, "before") for step in steps)
     afters = tuple(after for step in reversed(steps) if (after := _own(step, "after")) is not None)
     total = len(steps)
+    mapper = next((step for step in steps if isinstance(step, ErrorHandlingInterceptor)), None)
     set_current = request_context._current.set
     reset_current = request_context._current.reset
 
@@ -202,7 +204,9 @@ def _driver(
             call.is_cancelled = True
             outcome = Outcome(_code_of_cancellation(call), error=error)
         except Exception as error:
-            outcome = _outcome_of(error)
+            # The first status stands, as in grpcio, whatever was made of the exception of abort.
+            outcome = call.aborted or _outcome_of(error)
+        call.request_context.deadline = None  # tasks that go on after the call are not bound by it
         try:
             if entered == total:
                 for after in afters:
@@ -211,15 +215,27 @@ def _driver(
                     except Exception:
                         _log.exception("%s failed", after.__qualname__)
             else:
+                if mapper is not None:  # what a step did not mean to raise stays inside, too
+                    outcome = mapper.after(call, outcome) or outcome
                 outcome = _leave_refused(steps, entered, call, outcome)
         finally:
             reset_current(token)
-        if cancelled is not None:
+        if cancelled is not None and _was_asked_for():
             raise cancelled
         await call.finish(outcome)
         return result
 
     return drive
+
+
+def _was_asked_for() -> bool:
+    """Whether somebody cancelled this task.
+
+    Otherwise the servicer ended with a CancelledError of its own making, such as that of an
+    inner task that it awaited, and the caller still waits for a status.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _own(step: Interceptor, name: str) -> Callable[..., Any] | None:

@@ -59,6 +59,17 @@ class Aborted(grpc.aio.AbortError):
         self.outcome = outcome
 
 
+_MAX_MESSAGE = 2048
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _code_of(code: Any) -> grpc.StatusCode:
+    """The code, which grpc.aio takes as a number too."""
+    return (
+        code if isinstance(code, grpc.StatusCode) else _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    )
+
+
 def _peer_gone(error: Exception) -> BaseException:
     """A failed read or write means that the call is over, which is no error of the servicer."""
     return error if isinstance(error, grpc.aio.UsageError) else asyncio.CancelledError(str(error))
@@ -209,6 +220,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """What `abort` does, for code that cannot await."""
         if self._aborted is not None:
             raise grpc.aio.UsageError("Abort already called!")
+        code = _code_of(code)
         if code is grpc.StatusCode.OK:
             code = grpc.StatusCode.UNKNOWN
         self._aborted = Outcome(
@@ -236,7 +248,7 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """The status code to end with if the servicer returns."""
-        self._code = code
+        self._code = _code_of(code)
 
     def set_details(self, details: str) -> None:
         """The status message to end with if the servicer returns."""
@@ -293,6 +305,11 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
     # -- For the composer -------------------------------------------------------------------
 
     @property
+    def aborted(self) -> Outcome | None:
+        """How the servicer aborted the call; None if it did not."""
+        return self._aborted
+
+    @property
     def servicer_outcome(self) -> Outcome:
         """How a servicer that returned wants the call to end."""
         if self._aborted is not None:  # the servicer caught and dropped the exception of abort
@@ -335,7 +352,9 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
             grpc.aio.AbortError: The outcome is not OK; the engine expects it.
         """
         if outcome.code is not grpc.StatusCode.OK:
-            await self._transport.abort(outcome.code, outcome.message, self.all_trailing(outcome))
+            # Headers have a limit, and beyond it the caller would get another status altogether.
+            message = outcome.message[:_MAX_MESSAGE]
+            await self._transport.abort(outcome.code, message, self.all_trailing(outcome))
         elif self._own_trailing or self._trailing:
             self._transport.set_trailing_metadata(self.all_trailing(outcome))
 

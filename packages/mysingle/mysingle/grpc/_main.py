@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["run", "serve_until_signal"]
 
 READY_FD = "MYSINGLE_READY_FD"
+THREADS = "servicer"
 
 
 def run(server_class: type[BaseGrpcServer], settings: CommonSettings | None = None) -> NoReturn:
     """Serves until SIGTERM or SIGINT, then exits: 0 after a stop, 1 if it could not start."""
     try:
         settings = settings or server_class.settings_class()
-        if settings.GRPC_SERVER_WORKERS > 1 and READY_FD not in os.environ:
+        if READY_FD in os.environ:
+            settings = settings.override(
+                GRPC_METRICS_PORT=None
+            )  # the supervisor serves those of all
+        elif settings.GRPC_SERVER_WORKERS > 1:
             from mysingle.grpc._supervisor import supervise
 
             sys.exit(supervise(server_class, settings))
@@ -32,6 +39,16 @@ def run(server_class: type[BaseGrpcServer], settings: CommonSettings | None = No
     except MysingleError as error:
         print(f"{server_class.__name__}: {error}", file=sys.stderr)
         sys.exit(1)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Exits; a servicer that still runs in a thread, which nothing can stop, is left behind."""
+    if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     sys.exit(0)
 
 
@@ -73,7 +90,10 @@ async def serve_until_signal(server_class: type[BaseGrpcServer], settings: Commo
     await asyncio.wait({starting, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():  # a signal while before_start hangs
         starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        hurrying = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({starting, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            os._exit(130)
         return
     await starting
     _say_ready(server)
@@ -90,7 +110,7 @@ async def serve_until_signal(server_class: type[BaseGrpcServer], settings: Commo
 
 
 def _say_ready(server: BaseGrpcServer) -> None:
-    ready_fd = os.environ.get(READY_FD)
+    ready_fd = os.environ.pop(READY_FD, None)  # not for children of ours
     if ready_fd is not None:
         os.write(int(ready_fd), b"1")
         os.close(int(ready_fd))

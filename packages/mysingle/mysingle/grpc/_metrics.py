@@ -143,10 +143,14 @@ class MethodMetrics:
     def received(self) -> None:
         """A message came in."""
         self._received += 1
+        if self._batch == 1:
+            self.hand_over()
 
     def sent(self) -> None:
         """A message went out."""
         self._sent += 1
+        if self._batch == 1:
+            self.hand_over()
 
     def ended(self, code: grpc.StatusCode, seconds: float) -> None:
         """A call ended so, after this time."""

@@ -34,6 +34,8 @@ class Registrar:
         Raises:
             ConfigError: A method cannot be served as it is; the text names it and says why.
         """
+        if any(method.service == service_name for method in self.methods):
+            raise ConfigError(f"{service_name} is registered twice; a server serves it once")
         self._services[service_name] = None
         for name, handler in method_handlers.items():
             method = Method.of(f"/{service_name}/{name}", handler)

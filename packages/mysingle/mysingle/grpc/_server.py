@@ -7,6 +7,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import grpc
@@ -32,6 +34,7 @@ from mysingle.grpc.interceptors import Interceptor
 __all__ = ["BaseGrpcServer"]
 
 _log = logging.getLogger("mysingle.grpc")
+_ANY_HOST = ("[::]", "::", "0.0.0.0", "127.0.0.1", "[::1]", "::1")  # noqa: S104  # compared to
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
@@ -68,10 +71,14 @@ class BaseGrpcServer(ABC):
         self._chain: tuple[Interceptor, ...] = ()
         self._metrics: MetricsServer | None = None
         self._services: list[str] = []
+        self._health_set: set[str] = set()
         self._servicers: list[Any] = []
         self._port = 0
         self._state = "new"
         self._stopped = asyncio.Event()
+        self._starting: asyncio.Task[Any] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._stop_asked = False
 
     # -- For subclasses ---------------------------------------------------------------------
 
@@ -89,7 +96,7 @@ class BaseGrpcServer(ABC):
         """Runs when health says NOT_SERVING, while calls are still served."""
 
     async def after_stop(self) -> None:
-        """Runs last: close what `before_start` opened. Runs too when the start fails later on."""
+        """Runs last: close what was opened. Runs too when the start fails, at whatever point."""
 
     # -- For callers --------------------------------------------------------------------------
 
@@ -103,7 +110,8 @@ class BaseGrpcServer(ABC):
         """Where a client on this machine reaches the server, as a gRPC target."""
         if self.config.settings.GRPC_SERVER_UNIX_SOCKET is not None:
             return server_address(self.config.settings)
-        return f"localhost:{self._port}"
+        host = self.config.settings.GRPC_SERVER_HOST
+        return f"{'localhost' if host in _ANY_HOST else host}:{self._port}"
 
     @property
     def metrics_port(self) -> int | None:
@@ -125,6 +133,29 @@ class BaseGrpcServer(ABC):
         if self._state != "new":
             raise StartError(f"{type(self).__name__} was started before; make a new one")
         self._state = "starting"
+        self._starting = asyncio.current_task()
+        try:
+            await self._start()
+        except BaseException as error:
+            try:
+                await self._release(grace=0.0)
+            except Exception:  # the first error is the one to tell
+                _log.exception("the start failed, and so did what should tidy up after it")
+            task = asyncio.current_task()
+            if self._stop_asked and isinstance(error, asyncio.CancelledError) and task:
+                task.uncancel()  # it was stop() that cancelled it, not whoever runs this task
+                raise StartError(f"{type(self).__name__} was stopped while it started") from None
+            raise
+        finally:
+            self._starting = None
+        _log.info(
+            "%s serves %s on %s",
+            self.config.service_name,
+            ", ".join(self._services) or "nothing",
+            self.address,
+        )
+
+    async def _start(self) -> None:
         settings = self.config.settings
         configure_logging(settings)
         self._chain = standard_chain(
@@ -134,32 +165,23 @@ class BaseGrpcServer(ABC):
         tracing = tracing_step(settings)  # now, since the hook may have set up OpenTelemetry
         if tracing is not None:
             self._chain = (tracing, *self._chain)
-        try:
-            registrar = self._registered()
-            self._pool = ThreadPoolExecutor(
-                settings.GRPC_SERVER_MAX_WORKERS, thread_name_prefix="servicer"
-            )
-            for name in ("", *self._services):
-                await self._health.set(name, _Status.NOT_SERVING)
-            self._engine = GrpcioEngine(settings)
-            self._port = await self._engine.start(self._composed(registrar))
-            if settings.GRPC_METRICS_PORT is not None:
-                self._metrics = start_metrics_server(
-                    settings.GRPC_METRICS_PORT, ready=lambda: self.is_serving
-                )
-            await self._hook(self.after_start)
-        except BaseException:
-            await self._release(grace=0.0)
-            raise
-        for name in ("", *self._services):
-            await self._health.set(name, _Status.SERVING)
-        self._state = "serving"
-        _log.info(
-            "%s serves %s on %s",
-            self.config.service_name,
-            ", ".join(self._services) or "nothing",
-            self.address,
+        registrar = self._registered()
+        self._pool = ThreadPoolExecutor(
+            settings.GRPC_SERVER_MAX_WORKERS, thread_name_prefix="servicer"
         )
+        for name in ("", *self._services):
+            await self._health.set(name, _Status.NOT_SERVING)
+        self._engine = GrpcioEngine(settings)
+        self._port = await self._engine.start(self._composed(registrar))
+        if settings.GRPC_METRICS_PORT is not None:
+            self._metrics = start_metrics_server(
+                settings.GRPC_METRICS_PORT, ready=lambda: self.is_serving
+            )
+        await self._hook(self.after_start)
+        for name in ("", *self._services):
+            if name not in self._health_set:  # the hook may know better
+                await self._health.set(name, _Status.SERVING)
+        self._state = "serving"
 
     async def stop(self, grace: float | None = None) -> None:
         """Stops: NOT_SERVING, no new calls, running ones finish, the rest is cancelled.
@@ -172,11 +194,21 @@ class BaseGrpcServer(ABC):
         Raises:
             StartError: A hook failed; the server is stopped all the same.
         """
-        if self._state in ("stopping", "stopped"):
-            await self._stopped.wait()
+        task = asyncio.current_task()
+        if self._starting is not None:
+            if self._starting is not task:
+                self._stop_asked = True
+                self._starting.cancel()
+                await self._stopped.wait()
             return
-        if self._state != "serving":
+        if self._state in ("new", "stopped") or self._stopping is task:
             return
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop(grace))
+        # Whoever asked may be cancelled; the stop goes on to its end.
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace: float | None) -> None:
         self._state = "stopping"
         await self._health.enter_graceful_shutdown()
         if grace is None:
@@ -184,7 +216,7 @@ class BaseGrpcServer(ABC):
         failed: MysingleError | None = None
         try:
             await self._hook(self.before_stop)
-        except StartError as error:
+        except MysingleError as error:
             failed = error
         await self._release(grace)
         if failed is not None:
@@ -198,6 +230,7 @@ class BaseGrpcServer(ABC):
 
     async def set_health(self, service: str, *, serving: bool) -> None:
         """Says of one service, or of all by `""`, whether it can be used just now."""
+        self._health_set.add(service)
         await self._health.set(service, _Status.SERVING if serving else _Status.NOT_SERVING)
 
     async def __aenter__(self) -> Self:
@@ -248,11 +281,17 @@ class BaseGrpcServer(ABC):
         ) -> grpc.RpcMethodHandler[Any, Any]:
             return compose(method, handler, self._chain, foreign, self._pool)
 
+        @lru_cache(maxsize=1024)  # those who ask for methods that do not exist fill nothing
+        def remembered(
+            full_name: str, handler: grpc.RpcMethodHandler[Any, Any]
+        ) -> grpc.RpcMethodHandler[Any, Any]:
+            return wrap(Method.of(full_name, handler), handler)
+
         def lookup(details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
             for generic in registrar.generic:
                 handler = generic.service(details)
                 if handler is not None:
-                    return wrap(Method.of(details.method, handler), handler)
+                    return remembered(details.method, handler)
             return None
 
         return HandlerTable(
@@ -262,19 +301,20 @@ class BaseGrpcServer(ABC):
     async def _release(self, grace: float) -> None:
         """Gives back all that the start took, in reverse order."""
         try:
-            if self._engine is not None:
-                await self._engine.stop(grace)
-            if self._metrics is not None:
-                self._metrics.close()
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-            for servicer in self._servicers:
-                cache = getattr(servicer, "_grpc_cache", None)
-                if isinstance(cache, GrpcCache):
-                    await cache.close()
-            await self._hook(self.after_stop)
-            for step in self._chain:
-                await step.close()
+            async with AsyncExitStack() as stack:  # each step runs, whatever another one raises
+                for step in reversed(self._chain):
+                    stack.push_async_callback(step.close)
+                stack.push_async_callback(self._hook, self.after_stop)
+                for servicer in self._servicers:
+                    cache = getattr(servicer, "_grpc_cache", None)
+                    if isinstance(cache, GrpcCache):
+                        stack.push_async_callback(cache.close)
+                if self._pool is not None:
+                    stack.callback(self._pool.shutdown, wait=False)
+                if self._metrics is not None:
+                    stack.callback(self._metrics.close)
+                if self._engine is not None:
+                    stack.push_async_callback(self._engine.stop, grace)
         finally:
             self._state = "stopped"
             self._stopped.set()

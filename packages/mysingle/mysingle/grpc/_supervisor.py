@@ -17,7 +17,7 @@ import sys
 import tempfile
 from asyncio.subprocess import Process
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mysingle.core.config import CommonSettings
 from mysingle.core.errors import ConfigError, StartError
@@ -103,7 +103,8 @@ class _Supervisor:
         count = self._settings.GRPC_SERVER_WORKERS
         endpoint = None
         try:
-            await asyncio.gather(*(self._spawn() for _ in range(count)))
+            if not await self._spawn_all(count):
+                return
             if self._settings.GRPC_METRICS_PORT is not None:
                 endpoint = start_metrics_server(
                     self._settings.GRPC_METRICS_PORT,
@@ -118,10 +119,29 @@ class _Supervisor:
             await self._stopping.wait()
             for keeper in keepers:
                 keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
         finally:
             await self._stop_all()
             if endpoint is not None:
                 endpoint.close()
+
+    async def _spawn_all(self, count: int) -> bool:
+        """Starts all workers; False if a signal came first."""
+        stop = asyncio.ensure_future(self._stopping.wait())
+        spawns = [asyncio.ensure_future(self._spawn()) for _ in range(count)]
+        try:
+            waiting: set[asyncio.Future[Any]] = set(spawns)
+            while waiting and not stop.done():
+                done, _ = await asyncio.wait({stop, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+                for one in done - {stop}:
+                    one.result()
+                waiting -= done
+            return not stop.done()
+        finally:
+            stop.cancel()
+            for one in spawns:
+                one.cancel()
+            await asyncio.gather(*spawns, return_exceptions=True)
 
     async def _spawn(self) -> int:
         """Starts one worker and waits until it serves.
@@ -171,21 +191,22 @@ class _Supervisor:
                 try:
                     pid = await self._spawn()
                     break
-                except StartError as error:
+                except (StartError, OSError) as error:
                     _log.error("%s; next try in %s s", error, _RESTART_DELAYS[-1])
                     await asyncio.sleep(_RESTART_DELAYS[-1])
 
     async def _stop_all(self) -> None:
-        for process in self._workers.values():
+        await asyncio.gather(*(self._stop_one(one) for one in list(self._workers.values())))
+
+    async def _stop_one(self, process: Process) -> None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), self._settings.GRPC_SERVER_GRACE_SECONDS + 5)
+        except TimeoutError:
             with suppress(ProcessLookupError):
-                process.terminate()
-        grace = self._settings.GRPC_SERVER_GRACE_SECONDS + 5
-        for process in self._workers.values():
-            try:
-                await asyncio.wait_for(process.wait(), grace)
-            except TimeoutError:
                 process.kill()
-                await process.wait()
+            await process.wait()
 
 
 def _path_of(server_class: type[BaseGrpcServer]) -> str:

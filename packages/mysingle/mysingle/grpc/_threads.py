@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
+from mysingle.grpc._codec import ServicerFault
 from mysingle.grpc._context import CallContext, MetadataIn
 from mysingle.grpc._errors import Metadata
 
@@ -145,7 +148,7 @@ async def run_in_thread(
     request, context = _arguments(call, request)
     loop = asyncio.get_running_loop()
     run = contextvars.copy_context().run
-    return await loop.run_in_executor(call.pool, run, function, request, context)
+    return await loop.run_in_executor(call.pool, run, _guarded, function, request, context)
 
 
 async def iterate_in_thread(
@@ -153,21 +156,47 @@ async def iterate_in_thread(
 ) -> AsyncIterator[Any]:
     """Iterates over what a plain generator servicer yields, each step in the pool."""
     request, context = _arguments(call, request)
-    loop = asyncio.get_running_loop()
+    pool = call.pool
+    if pool is None:
+        raise RuntimeError("a plain generator servicer needs a pool of threads")
     run = contextvars.copy_context().run
-    results = iter(await loop.run_in_executor(call.pool, run, function, request, context))
+    results = await asyncio.wrap_future(pool.submit(run, _begin, function, request, context))
+    step: Future[Any] | None = None
     try:
         while True:
-            message = await loop.run_in_executor(call.pool, run, _next, results)
+            step = pool.submit(run, _next, results)
+            message = await asyncio.wrap_future(step)
             if message is _DONE:
                 return
             yield message
     finally:
         close = getattr(results, "close", None)
         if close is not None:
-            # Not awaited: the call may be cancelled while the generator still runs in a thread,
-            # where close() can only be tried after the step is done.
-            loop.run_in_executor(call.pool, run, _close, close)
+            # Not awaited: the call may be cancelled while a step still runs in a thread; then that
+            # thread closes the generator after it.
+            if step is not None and step.running():
+                step.add_done_callback(lambda _step: run(_close, close))
+            else:
+                try:
+                    pool.submit(run, _close, close)
+                except RuntimeError:  # the server has stopped, and its pool with it
+                    threading.Thread(target=run, args=(_close, close), daemon=True).start()
+
+
+def _begin(
+    function: Callable[[Any, Any], Any], request: Any, context: SyncContext
+) -> Iterator[Any]:
+    results = _guarded(function, request, context)
+    if not isinstance(results, Iterable):  # not the TypeError of iter(): no fault of the caller
+        raise ServicerFault(f"{function.__qualname__} gave no messages to iterate over")
+    return iter(results)
+
+
+def _guarded(function: Callable[[Any, Any], Any], request: Any, context: SyncContext) -> Any:
+    try:
+        return function(request, context)
+    except SystemExit as error:  # it would end the event loop, and the server with it
+        raise ServicerFault(f"{function.__qualname__} called sys.exit({error.code})") from error
 
 
 def _next(results: Iterator[Any]) -> Any:
