@@ -10,10 +10,18 @@ Subclass [CommonSettings][] to override a default or to add settings of your own
 from __future__ import annotations
 
 import os
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -217,8 +225,7 @@ class CommonSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if not 0 <= self.GRPC_SERVER_PORT <= 65535:  # a subclass may have re-declared it as int
-            raise ConfigError("GRPC_SERVER_PORT: Input should be between 0 and 65535")
+        _check_redeclared(self)
         check_production(self)
         for one, other in (
             ("GRPC_TLS_CERT_FILE", "GRPC_TLS_KEY_FILE"),
@@ -243,6 +250,22 @@ class CommonSettings(BaseSettings):
             ConfigError: A value is wrong; the text names the setting.
         """
         return type(self)(**{**self.model_dump(), **values})
+
+
+def _check_redeclared(settings: CommonSettings) -> None:
+    """Holds settings that a subclass declared anew, `GRPC_SERVER_PORT: int`, to our limits.
+
+    Raises:
+        ConfigError: A value is beyond them.
+    """
+    for name, field in CommonSettings.model_fields.items():
+        if type(settings).model_fields[name].metadata == field.metadata or not field.metadata:
+            continue
+        limited: Any = getitem(Annotated, (field.annotation, *field.metadata))
+        try:
+            TypeAdapter(limited).validate_python(getattr(settings, name))
+        except ValidationError as error:
+            raise ConfigError(f"{name}: {error.errors()[0]['msg']}") from None
 
 
 def check_production(settings: CommonSettings) -> None:

@@ -88,6 +88,7 @@ class RedisWatch:
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
+            self._probe = None  # whoever uses it again asks again
 
     async def _until_back(self) -> None:
         while True:
@@ -98,6 +99,9 @@ class RedisWatch:
                 if self._on_back is not None:
                     await self._on_back()
             except REDIS_ERRORS:
+                continue
+            except Exception:
+                _log.exception("%s: what Redis has to make up for failed", self._user)
                 continue
             self._probe = None
             _log.info("%s: Redis is back", self._user)

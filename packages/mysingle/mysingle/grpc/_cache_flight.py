@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import grpc
 from google.protobuf.message import Message
+
+from mysingle.grpc._context import Aborted
+from mysingle.grpc._errors import code_of_exception
 
 __all__ = ["Answer", "Flights"]
 
@@ -75,10 +79,14 @@ class Flights:
         return found[1] if found is not None and found[0] == generation else None
 
     @contextmanager
-    def lead(self, key: str, generation: int) -> Iterator[Callable[[Answer], None]]:
+    def lead(
+        self, key: str, generation: int, *, shares_errors: bool
+    ) -> Iterator[Callable[[Answer], None]]:
         """Runs a computation as a flight; calling what it gives ends the flight with an answer.
 
-        Others may join until the `with` is left.
+        Others may join until the `with` is left. An error goes to all of them only if
+        `shares_errors`, which is for one user's calls, and never if it is about the leader's
+        own time; else those who wait compute for themselves.
         """
         flight: Flight = asyncio.get_running_loop().create_future()
         mine = self._flights[key] = (generation, flight)
@@ -89,7 +97,7 @@ class Flights:
         try:
             yield land
         except Exception as error:
-            if not flight.done():
+            if not flight.done() and shares_errors and not _of_the_leader(error):
                 flight.set_exception(error)
                 flight.exception()  # said to be seen: there may be no followers
             raise
@@ -98,3 +106,9 @@ class Flights:
                 flight.set_result(None)
             if self._flights.get(key) is mine:
                 del self._flights[key]
+
+
+def _of_the_leader(error: Exception) -> bool:
+    """Whether an error says only that the leader had no time left."""
+    code = error.outcome.code if isinstance(error, Aborted) else code_of_exception(error)
+    return code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)

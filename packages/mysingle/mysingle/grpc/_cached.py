@@ -27,8 +27,8 @@ _FLIGHTS = "_grpc_cache_flights"
 def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], MethodT]:
     """Answers a unary method from `self._grpc_cache`, and computes what is not there.
 
-    Many callers who miss the same answer at the same time share one computation, be it an
-    answer or an error. Errors and answers with a status other than OK are not kept. If the
+    Many callers who miss the same answer at the same time share one computation; one user's
+    share an error of it too. Errors and answers with a status other than OK are not kept. If the
     caller whose call computes leaves, another one takes over. Nobody gets an answer whose
     computation began before an invalidation that this process knew of when the call came in.
 
@@ -86,7 +86,13 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
             if flights is None:
                 flights = self.__dict__[_FLIGHTS] = Flights()
             return await _fly(
-                flights, cache, key, seconds, context, lambda: compute(self, request, context)
+                flights,
+                cache,
+                key,
+                seconds,
+                context,
+                lambda: compute(self, request, context),
+                shares_errors=not shared,
             )
 
         answer.__grpc_cached__ = True  # type: ignore[attr-defined]  # for the registrar's checks
@@ -96,7 +102,14 @@ def grpc_cached(ttl: float, *, shared: bool = False) -> Callable[[MethodT], Meth
 
 
 async def _fly(
-    flights: Flights, cache: GrpcCache, key: str, ttl: float, context: Any, compute: Compute
+    flights: Flights,
+    cache: GrpcCache,
+    key: str,
+    ttl: float,
+    context: Any,
+    compute: Compute,
+    *,
+    shares_errors: bool,
 ) -> Any:
     """Shares the computation that is under way, or leads one."""
     while True:
@@ -111,7 +124,7 @@ async def _fly(
         if found is not None:
             return found
 
-    with flights.lead(key, cache.generation) as land:
+    with flights.lead(key, cache.generation, shares_errors=shares_errors) as land:
         # Redis is asked inside of the flight, or a late follower could miss in both: in Redis
         # before the answer was there, in flight after it had landed.
         message, miss = await cache.look_up(key)

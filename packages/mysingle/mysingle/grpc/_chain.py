@@ -9,6 +9,7 @@ from mysingle.core.errors import ConfigError
 from mysingle.grpc._method import MethodSet
 from mysingle.grpc.interceptors import (
     AuthInterceptor,
+    ConcurrencyInterceptor,
     ErrorHandlingInterceptor,
     Interceptor,
     LoggingInterceptor,
@@ -31,7 +32,8 @@ def standard_chain(
 ) -> tuple[Interceptor, ...]:
     """Metrics → auth → rate limit → metadata → logging → error handling → `own`.
 
-    Each of the six can be left out by its `GRPC_ENABLE_…` setting.
+    Each of the six can be left out by its `GRPC_ENABLE_…` setting. With
+    `GRPC_MAX_CONCURRENT_CALLS` a limit of calls at once stands before auth.
 
     Raises:
         ConfigError: `GRPC_AUTH_EXEMPT_METHODS` holds something that is no method, or an
@@ -40,6 +42,8 @@ def standard_chain(
     chain: list[Interceptor] = []
     if settings.GRPC_ENABLE_METRICS:
         chain.append(MetricsInterceptor(settings))
+    if settings.GRPC_MAX_CONCURRENT_CALLS is not None:
+        chain.append(ConcurrencyInterceptor(settings.GRPC_MAX_CONCURRENT_CALLS))
     if settings.GRPC_ENABLE_AUTH:
         chain.append(AuthInterceptor(settings, _exempt(settings)))
     if settings.GRPC_ENABLE_RATE_LIMITING:

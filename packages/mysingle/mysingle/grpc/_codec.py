@@ -39,18 +39,29 @@ def decoder(method: Method, deserialize: Callable[[bytes], Any] | None) -> Calla
     return decode
 
 
-def encoder(method: Method, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
-    """Serializes responses; what does not serialize is the servicer's fault."""
-    if serialize is None:
-        return same
+def encoder(
+    method: Method, serialize: Callable[[Any], bytes] | None, limit: int
+) -> Callable[[Any], bytes]:
+    """Serializes responses; what does not serialize is the servicer's fault.
+
+    What is larger than `limit` bytes is refused here: in the engine nobody would hear of it but
+    the caller, and metrics would say that all was well.
+    """
 
     def encode(message: Any) -> bytes:
         try:
-            return serialize(message)
+            raw: bytes = message if serialize is None else serialize(message)
+            size = len(raw)
         except Exception as error:
             # Not as it is: a TypeError here is no fault of the caller.
             raise ServicerFault(
                 f"{method.full_name} cannot send a {type(message).__name__}"
             ) from error
+        if size > limit:
+            raise GrpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"The response is larger than the {limit} bytes that this server sends",
+            )
+        return raw
 
     return encode

@@ -46,6 +46,7 @@ def compose(
     steps: Sequence[Interceptor],
     foreign: Sequence[grpc.aio.ServerInterceptor],
     pool: Executor | None,
+    max_send: int,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of the same shape, bytes in and bytes out, with the chain around the servicer.
 
@@ -55,19 +56,20 @@ def compose(
         steps: The chain, outermost first.
         foreign: Interceptors of grpcio's own kind; they run inside the chain.
         pool: Where plain `def` servicers run; None for the event loop's default pool.
+        max_send: Bytes of a response at most.
     """
 
     def servicer_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Servicer:
         return _as_async(behaviour_of(handler), handler)
 
     if foreign:
-        servicer = through_foreign(method, handler, foreign, servicer_of)
+        servicer = through_foreign(method, handler, foreign, servicer_of, max_send)
         decode: Callable[[bytes], Any] = same
         encode: Callable[[Any], bytes] = same
     else:
         servicer = servicer_of(handler)
         decode = decoder(method, handler.request_deserializer)
-        encode = encoder(method, handler.response_serializer)
+        encode = encoder(method, handler.response_serializer, max_send)
 
     if method.response_streaming:
         work = _streaming_work(method, servicer)

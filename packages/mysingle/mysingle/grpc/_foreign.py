@@ -32,6 +32,7 @@ def through_foreign(
     handler: grpc.RpcMethodHandler[Any, Any],
     foreign: Sequence[grpc.aio.ServerInterceptor],
     servicer_of: Callable[[grpc.RpcMethodHandler[Any, Any]], Callable[[Any, CallContext], Any]],
+    max_send: int,
 ) -> Callable[[Any, CallContext], Any]:
     """A servicer that takes and gives bytes and asks `foreign` for the handler at each call."""
 
@@ -47,7 +48,8 @@ def through_foreign(
         if found is None:
             await call.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         call.use_codec(
-            decoder(method, found.request_deserializer), encoder(method, found.response_serializer)
+            decoder(method, found.request_deserializer),
+            encoder(method, found.response_serializer, max_send),
         )
         return found
 

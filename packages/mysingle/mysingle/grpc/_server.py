@@ -279,7 +279,8 @@ class BaseGrpcServer(ABC):
         def wrap(
             method: Method, handler: grpc.RpcMethodHandler[Any, Any]
         ) -> grpc.RpcMethodHandler[Any, Any]:
-            return compose(method, handler, self._chain, foreign, self._pool)
+            limit = self.config.settings.GRPC_MAX_SEND_MESSAGE_BYTES
+            return compose(method, handler, self._chain, foreign, self._pool, limit)
 
         @lru_cache(maxsize=1024)  # those who ask for methods that do not exist fill nothing
         def remembered(

@@ -39,7 +39,6 @@ class GrpcioEngine:
         credentials = server_credentials(settings)
         self._server = server = grpc.aio.server(
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.GRPC_MAX_CONCURRENT_CALLS,
             compression=_COMPRESSION[settings.GRPC_COMPRESSION],
         )
         server.add_generic_rpc_handlers((_TableHandler(handlers),))
